@@ -1,0 +1,279 @@
+"""Images in, batches out: scikit-learn's digits, or any image classification set of tfds.
+
+What epoch `e` shows, its order, crops and flips, is a pure function of (seed, e): a run that is
+resumed at epoch `e` sees the batches that the uninterrupted one would have seen.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+MEMORY_BYTES = 2**30  # A split with more pixels than this is streamed from disk.
+MOMENT_EXAMPLES = 10_000  # Streamed splits estimate mean and deviation from the first so many.
+AUGMENTATIONS = ("none", "crop", "crop_flip")
+
+
+class Split(NamedTuple):
+    """A finite, ordered list of labelled images.
+
+    Args:
+        examples: how many there are.
+        batches: `batches(batch_size, key)` gives one pass of (index, image, label) batches: in
+            order when `key` is `None`, else shuffled by the pair of integers `key`.
+    """
+
+    examples: int
+    batches: Callable
+
+
+class Source(NamedTuple):
+    """The two splits of a data set and what a model has to know about it."""
+
+    train: Split
+    test: Split
+    image_shape: tuple  # (height, width, channels)
+    classes: int
+    mean: np.ndarray  # (channels,) of the training images
+    deviation: np.ndarray  # (channels,) of the training images
+
+
+# Loading ------------------------------------------------------------------------------------------
+
+
+def load(
+    name,
+    data_dir=None,
+    download=False,
+    train_split="train",
+    test_split="test",
+    image_size=None,
+    train_examples=None,
+    seed=0,
+):
+    """Opens a data set, downloading only if told so.
+
+    Args:
+        name: "digits", or a tfds name such as "cifar10".
+        data_dir: folder of prepared tfds sets. Defaults to tfds' own, `~/tensorflow_datasets`.
+        download: whether tfds may download and prepare the set. Defaults to `False`.
+        train_split: tfds' name of the split to train on. Defaults to `"train"`.
+        test_split: tfds' name of the split to test on. Defaults to `"test"`.
+        image_size: height and width, in pixels, that all images are resized to. Defaults to
+            `None`: as they are.
+        train_examples: train on so many examples, drawn by `seed` if the split is held in memory,
+            else the first ones. Defaults to `None`: all.
+        seed: seed of that draw. Defaults to `0`.
+    """
+    if name == "digits":
+        opened = open_digits(image_size)
+    else:
+        opened = open_tfds(name, data_dir, download, train_split, test_split, image_size)
+    (train, test), image_shape, classes = opened
+    if train_examples:
+        train = subset(train, train_examples, seed)
+    streams = isinstance(train, tf.data.Dataset)
+    train, test = as_split(train), as_split(test)
+    sample = MOMENT_EXAMPLES if streams else train.examples
+    return Source(train, test, image_shape, classes, *moments(train, sample))
+
+
+def open_digits(image_size):
+    """1,437 training and 360 test images of 8x8x1, split once and for all, by class."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = resized(digits.images[..., None].astype("uint8"), image_size).numpy()
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, digits.target, test_size=360, stratify=digits.target, random_state=0
+    )
+    return ((train_x, train_y), (test_x, test_y)), images.shape[1:], 10
+
+
+def open_tfds(name, data_dir, download, train_split, test_split, image_size):
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(
+            "`dataset` must be 'digits' or a name of https://www.tensorflow.org/datasets/catalog. "
+            f"Received: dataset={name}"
+        ) from None
+    pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
+    image, label = pair if len(pair) == 2 else (None, None)
+    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
+        raise ValueError(
+            "`dataset` must hold one image and one class label per example. "
+            f"Received: dataset={name} with {builder.info.features}"
+        )
+    if download:
+        builder.download_and_prepare()
+    if not builder.is_prepared():
+        raise FileNotFoundError(
+            f"Dataset '{name}' is not prepared in {builder.data_dir}. Pass --download to fetch it, "
+            "or --data_dir to name the folder that holds it."
+        )
+    height, width = (image_size, image_size) if image_size else image.shape[:2]
+    if height is None or width is None:
+        raise ValueError(f"The images of '{name}' vary in size. Pass --image_size to resize them.")
+
+    def open_split(split):
+        examples = builder.info.splits[split].num_examples
+        dataset = builder.as_dataset(split=split, as_supervised=True).map(
+            lambda image, label: (resized(image, image_size), label), tf.data.AUTOTUNE
+        )
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(examples))
+        if examples * height * width * image.shape[2] > MEMORY_BYTES:
+            return dataset
+        return next(dataset.batch(examples).as_numpy_iterator())
+
+    splits = open_split(train_split), open_split(test_split)
+    return splits, (height, width, image.shape[2]), label.num_classes
+
+
+def resized(images, size):
+    """One image or a batch, squeezed to `size` x `size` pixels."""
+    if not size:
+        return tf.convert_to_tensor(images)
+    pixels = tf.image.resize(images, (size, size), antialias=True)
+    return tf.saturate_cast(tf.round(pixels), images.dtype)
+
+
+def subset(split, examples, seed):
+    in_memory = not isinstance(split, tf.data.Dataset)
+    available = len(split[1]) if in_memory else int(split.cardinality())
+    if examples > available:
+        raise ValueError(
+            f"`train_examples` must be <= {available}, the size of the training split. "
+            f"Received: train_examples={examples}"
+        )
+    if not in_memory:
+        return split.take(examples)
+    drawn = np.random.default_rng(seed).permutation(available)[:examples]
+    return split[0][drawn], split[1][drawn]
+
+
+def as_split(split):
+    """A `Split` from arrays (images, labels), or from a `Dataset` of such pairs."""
+    if isinstance(split, tf.data.Dataset):
+        return streamed(split)
+    images, labels = split
+    with tf.device("CPU:0"):
+        images, labels = tf.constant(images), tf.constant(labels)
+
+    def batches(batch_size, key=None):
+        order = tf.range(len(labels))
+        if key is not None:
+            order = tf.random.experimental.stateless_shuffle(order, key)
+        return (
+            tf.data.Dataset.from_tensor_slices(order)
+            .batch(batch_size)
+            .map(lambda index: (index, tf.gather(images, index), tf.gather(labels, index)))
+        )
+
+    return Split(len(labels), batches)
+
+
+def streamed(dataset):
+    """Shuffles through a buffer of at most `MEMORY_BYTES`, so only locally if the set is larger."""
+    examples = int(dataset.cardinality())
+    image = dataset.element_spec[0]
+    buffer = min(examples, max(1, MEMORY_BYTES // (math.prod(image.shape) * image.dtype.size)))
+
+    def batches(batch_size, key=None):
+        numbered = dataset.enumerate()
+        if key is not None:
+            seed = tf.random.stateless_uniform((), key, maxval=tf.int64.max, dtype=tf.int64)
+            numbered = numbered.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
+        return numbered.map(lambda index, example: (index, *example)).batch(batch_size)
+
+    return Split(examples, batches)
+
+
+def moments(split, examples):
+    """Mean and standard deviation of each channel over the first so many examples."""
+    pixels, total, squares = 0, 0.0, 0.0
+    for _, images, _ in split.batches(100).take(math.ceil(examples / 100)):
+        images = images.numpy().astype("float64")
+        pixels += images[..., 0].size
+        total = total + images.sum((0, 1, 2))  # (channels,)
+        squares = squares + (images**2).sum((0, 1, 2))  # (channels,)
+    mean = total / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    return mean, np.where(deviation > 0, deviation, 1)  # A constant channel is only centred.
+
+
+# Batches ------------------------------------------------------------------------------------------
+
+
+def training(source, batch_size, epochs, augment="none", seed=0, drop_remainder=False):
+    """Shuffled, augmented, normalised (images, one-hot labels), one epoch after the other.
+
+    Args:
+        source: what `load` gave.
+        batch_size: in examples. An epoch's last batch is smaller if they do not divide.
+        epochs: a `range` of epoch numbers, `range(3, 10)` to go on after three.
+        augment: "none", "crop" (padded with black by an eighth of the size, then cropped at a
+            random place) or "crop_flip" (and mirrored half of the time). Defaults to `"none"`.
+        seed: of order, crops and flips. Defaults to `0`.
+        drop_remainder: leaves out the smaller last batch. Defaults to `False`.
+    """
+    split = source.train
+
+    def epoch_batches(epoch):
+        tf.random.set_seed(1)  # Of this function's graph alone: `shuffle` mixes it in.
+        key = tf.stack([tf.cast(seed, tf.int64), epoch])
+        draws = tf.random.stateless_uniform(
+            (split.examples, 3), tf.random.experimental.stateless_fold_in(key, 1)
+        )
+        batches = split.batches(batch_size, key)
+        if drop_remainder:
+            batches = batches.take(split.examples // batch_size)
+        return batches.map(
+            lambda index, images, labels: (
+                augmented(images, tf.gather(draws, index), augment),
+                labels,
+            ),
+            tf.data.AUTOTUNE,
+        )
+
+    epochs = tf.data.Dataset.range(epochs.start, epochs.stop)
+    return ready(epochs.flat_map(epoch_batches), source)
+
+
+def testing(source, split, batch_size):
+    """The images of a split in order, normalised, with one-hot labels."""
+    return ready(split.batches(batch_size).map(lambda _, images, labels: (images, labels)), source)
+
+
+def augmented(images, draws, augment):
+    """Crops and mirrors a batch, each image by its row of three numbers from [0, 1)."""
+    if augment == "none":
+        return images
+    height, width = images.shape[1:3]
+    pad_y, pad_x = height // 8, width // 8
+    images = tf.pad(images, [(0, 0), (pad_y, pad_y), (pad_x, pad_x), (0, 0)])
+    top = tf.cast(draws[:, :1] * (2 * pad_y + 1), tf.int32)  # (batch, 1)
+    left = tf.cast(draws[:, 1:2] * (2 * pad_x + 1), tf.int32)  # (batch, 1)
+    columns = tf.range(width)[None]
+    if augment == "crop_flip":
+        columns = tf.where(draws[:, 2:] < 0.5, columns, width - 1 - columns)
+    images = tf.gather(images, top + tf.range(height)[None], axis=1, batch_dims=1)
+    return tf.gather(images, left + columns, axis=2, batch_dims=1)
+
+
+def ready(batches, source):
+    """Normalised float32 images and one-hot labels, prefetched."""
+    mean, deviation = source.mean.astype("float32"), source.deviation.astype("float32")
+
+    def normalised(images, labels):
+        images = (tf.cast(images, tf.float32) - mean) / deviation
+        return tf.ensure_shape(images, (None, *source.image_shape)), tf.one_hot(
+            labels, source.classes
+        )
+
+    return batches.map(normalised, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

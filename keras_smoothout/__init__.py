@@ -1,0 +1,28 @@
+"""keras_smoothout: train with large batches and keep the accuracy."""
+
+from keras_smoothout import schedules
+from keras_smoothout.ada_smoothout import AdaSmoothOut
+from keras_smoothout.asam import ASAM
+from keras_smoothout.evaluation import Evaluation, Step
+from keras_smoothout.lookahead import Lookahead
+from keras_smoothout.model import Model, TrainStep, wrap
+from keras_smoothout.sam import SAM
+from keras_smoothout.smoothout import SmoothOut
+from keras_smoothout.wrapper import Wrapper
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ASAM",
+    "SAM",
+    "AdaSmoothOut",
+    "Evaluation",
+    "Lookahead",
+    "Model",
+    "SmoothOut",
+    "Step",
+    "TrainStep",
+    "Wrapper",
+    "schedules",
+    "wrap",
+]

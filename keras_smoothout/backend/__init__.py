@@ -1,0 +1,24 @@
+"""The only place that names TensorFlow or JAX: what Keras itself leaves to its backends."""
+
+import keras
+
+if keras.backend.backend() == "tensorflow":
+    from keras_smoothout.backend import tensorflow as _backend
+elif keras.backend.backend() == "jax":
+    from keras_smoothout.backend import jax as _backend
+else:
+    raise ImportError(
+        "keras_smoothout runs on Keras' tensorflow and jax backends. Set KERAS_BACKEND=tensorflow "
+        "or KERAS_BACKEND=jax before the first `import keras`. Received: "
+        f"KERAS_BACKEND={keras.backend.backend()}"
+    )
+
+TrainStep = _backend.TrainStep
+all_reduce_sum = _backend.all_reduce_sum
+assign_if = _backend.assign_if
+fused = _backend.fused
+read = _backend.read
+replica = _backend.replica
+scan = _backend.scan
+unscale_loss = _backend.unscale_loss
+value_and_grad = _backend.value_and_grad

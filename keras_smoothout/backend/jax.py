@@ -1,0 +1,75 @@
+"""JAX: gradients, loops, and the train step as a function of the training state."""
+
+import jax
+import keras
+
+
+def read(variable):
+    """Value of `variable` now; what is assigned later leaves it as it is."""
+    return variable.value
+
+
+def value_and_grad(function):
+    """Differentiate `function(weights) -> (loss, aux)` with respect to the list `weights`.
+
+    Returns a function of the weights that gives `(loss, aux), grads, connected`; JAX does not tell
+    an unused weight from a zero gradient, so `connected` is all `True`.
+    """
+    differentiate = jax.value_and_grad(function, has_aux=True)
+
+    def call(weights):
+        value, grads = differentiate(weights)
+        return value, grads, [True] * len(grads)
+
+    return call
+
+
+def fused(function):
+    """Return `function` as it is: XLA fuses the whole step."""
+    return function
+
+
+def scan(body, carry, xs):
+    """Return the last `carry = body(carry, x)`, for every `x` along the first axis of `xs`."""
+    return jax.lax.scan(lambda carry, x: (body(carry, x), None), carry, xs)[0]
+
+
+def assign_if(condition, variables, values):
+    """Assign `values()` to `variables` if `condition` holds, else compute nothing."""
+    new = jax.lax.cond(condition, values, lambda: [read(v) for v in variables])
+    for variable, value in zip(variables, new, strict=True):
+        variable.assign(value)
+
+
+def replica():
+    """Index of the replica that runs this step: one program sees the whole batch."""
+    return 0
+
+
+def all_reduce_sum(tensors):
+    """Return `tensors`: gradients of the whole batch are sums over all devices already."""
+    return tensors
+
+
+def unscale_loss(loss):
+    """Return `loss`: it is the mean over the whole batch already."""
+    return loss
+
+
+class TrainStep:
+    """Keras' `train_step` as a function from state and data to logs and state."""
+
+    def train_step(self, state, data):
+        if not (self._asks_for_gradients and self.trainable_variables):
+            return super().train_step(state, data)
+        weights, non_trainable, optimizer_variables, metrics = state
+        with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
+            grads, new_state = self._gradients(weights, [*non_trainable, *metrics], data)
+        weights, optimizer_variables = self.optimizer.stateless_apply(
+            optimizer_variables, grads, weights
+        )
+        non_trainable = new_state[: len(non_trainable)]
+        metrics = new_state[len(non_trainable) :]
+        with keras.StatelessScope(zip(self.metrics_variables, metrics, strict=True)):
+            logs = self.get_metrics_result()
+        return logs, (weights, non_trainable, optimizer_variables, metrics)

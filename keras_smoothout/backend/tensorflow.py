@@ -1,0 +1,100 @@
+"""TensorFlow: gradient tape, loops, replicas, and the train step over live variables."""
+
+import keras
+import tensorflow as tf
+
+
+def read(variable):
+    """Value of `variable` now; what is assigned later leaves it as it is."""
+    return tf.convert_to_tensor(variable.value)
+
+
+def value_and_grad(function):
+    """Differentiate `function(weights) -> (loss, aux)` with respect to the list `weights`.
+
+    Returns a function of the weights that gives `(loss, aux), grads, connected`: a weight that the
+    loss does not use has a zero gradient and `False` in `connected`.
+    """
+
+    def call(weights):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            loss, aux = function(weights)
+        grads = tape.gradient(loss, weights)
+        dense = [
+            tf.zeros_like(w) if g is None else tf.convert_to_tensor(g)
+            for g, w in zip(grads, weights, strict=True)
+        ]
+        return (loss, aux), dense, [g is not None for g in grads]
+
+    return call
+
+
+def fused(function):
+    """Compile `function` into one kernel with XLA, in graph mode and eagerly alike."""
+    return tf.function(function, autograph=False, jit_compile=True)
+
+
+def scan(body, carry, xs):
+    """Return the last `carry = body(carry, x)`, for every `x` along the first axis of `xs`."""
+    length = tf.shape(keras.tree.flatten(xs)[0])[0]
+
+    def step(i, carry):
+        x = keras.tree.map_structure(lambda x: x if x is None else tf.gather(x, i), xs)
+        return i + 1, body(carry, x)
+
+    loop = tf.while_loop(lambda i, _: i < length, step, (0, carry), parallel_iterations=1)
+    return loop[1]
+
+
+def assign_if(condition, variables, values):
+    """Assign `values()` to `variables` if `condition` holds, else compute nothing."""
+
+    def assign():
+        for variable, value in zip(variables, values(), strict=True):
+            variable.assign(value)
+
+    keras.ops.cond(condition, assign, lambda: None)
+
+
+def replica():
+    """Index of the replica that runs this step, 0 outside a distribution strategy."""
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else context.replica_id_in_sync_group
+
+
+def all_reduce_sum(tensors):
+    """Sum of `tensors` over the replicas that run this step."""
+    context = tf.distribute.get_replica_context()
+    try:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            "TensorFlow cannot sum over replicas inside the loop over ghost batches: use "
+            '`perturbation="replica"`, or compile with `ghost_batch_size=None`.'
+        ) from error
+
+
+def unscale_loss(loss):
+    """Undo the division by the number of replicas that Keras' losses apply."""
+    return loss * tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
+
+
+class TrainStep:
+    """Keras' `train_step` for live variables: read them, ask for gradients, write once."""
+
+    def train_step(self, data):
+        if self._asks_for_gradients and self._distribute_strategy is None:
+            with tf.init_scope():  # Under a strategy, `fit` has built the model.
+                self._symbolic_build(data_batch=data)
+        if not (self._asks_for_gradients and self.trainable_variables):
+            return super().train_step(data)
+        variables = self.trainable_variables
+        weights = [read(v) for v in variables]
+        state = [read(v) for v in self._state_variables]
+        grads, new_state = self._gradients(weights, state, data)
+        for variable, old, new in zip(self._state_variables, state, new_state, strict=True):
+            if new is not old:
+                variable.assign(new)
+        self.optimizer.apply_gradients(zip(grads, variables, strict=True))
+        return self.get_metrics_result()

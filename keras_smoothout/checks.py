@@ -1,0 +1,31 @@
+"""Checks of constructor arguments: each raises a `ValueError` that says what was received."""
+
+import math
+
+from keras.optimizers.schedules import LearningRateSchedule
+
+PERTURBATIONS = ("replica", "shared")
+
+
+def check_strength(name, value):
+    """Raise unless `value` is a finite number >= 0 or a schedule of such numbers."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not isinstance(value, LearningRateSchedule) and not (
+        number and math.isfinite(value) and value >= 0
+    ):
+        raise ValueError(
+            f"`{name}` must be a finite number >= 0 or a `keras.optimizers.schedules."
+            f"LearningRateSchedule`. Received: {name}={value!r}"
+        )
+
+
+def check_count(name, value, least=1):
+    """Raise unless `value` is an integer of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
+
+
+def check_choice(name, value, choices):
+    """Raise unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}")

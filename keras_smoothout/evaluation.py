@@ -1,0 +1,95 @@
+"""A model and a batch as a pure function of the weights: `evaluate(weights) -> Evaluation`."""
+
+from typing import NamedTuple
+
+import keras
+
+from keras_smoothout import backend
+
+
+class Evaluation(NamedTuple):
+    """What one forward and backward pass gives.
+
+    Attributes:
+        loss: Scalar, mean loss of the batch, regularizers included.
+        grads: List of tensors, the gradient of `loss` for each weight.
+        outputs: What the model returned for the batch.
+        state: List of tensors, the model's non-trainable variables and metrics after the pass.
+    """
+
+    loss: object
+    grads: list
+    outputs: object
+    state: list
+
+
+class Step(NamedTuple):
+    """Where in a training run a gradient is asked for.
+
+    Attributes:
+        iteration: Number of updates that the optimizer has applied before.
+        replica: Index of the replica, 0 on one device.
+        chunk: Index of the ghost batch within the replica's batch.
+    """
+
+    iteration: object
+    replica: object = 0
+    chunk: object = 0
+
+
+def state_variables(model):
+    """Everything that a training step of `model` may change beside its weights."""
+    return [*model.non_trainable_variables, *model.metrics_variables]
+
+
+class Batch:
+    """One batch as `evaluate(weights)`: call it with weights, get an `Evaluation` at these weights.
+
+    Nothing is assigned. Every call starts from the same `state`, so two calls see the same dropout
+    masks and each of them updates BatchNormalization's statistics once, in its own `state`.
+
+    Args:
+        model: A built and compiled Keras model.
+        data: What the model's `train_step` receives: `x`, `(x, y)` or `(x, y, sample_weight)`.
+        state: List of tensors, the values of `state_variables(model)` before the pass.
+        loss_scale: Factor on the loss during the backward pass, for float16.
+    """
+
+    def __init__(self, model, data, state, loss_scale=1.0):
+        self.model = model
+        self.x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.state = state
+        self.loss_scale = loss_scale
+        self.connected = None
+
+    def __call__(self, weights):
+        differentiate = backend.value_and_grad(self._loss)
+        (_, (loss, outputs, state)), grads, self.connected = differentiate(weights)
+        if not isinstance(self.loss_scale, float) or self.loss_scale != 1.0:
+            grads = [g / keras.ops.cast(self.loss_scale, g.dtype) for g in grads]
+        return Evaluation(loss, grads, outputs, state)
+
+    def _loss(self, weights):
+        model = self.model
+        with self._scope(self.state, zip(model.trainable_variables, weights, strict=True)) as scope:
+            outputs = model(self.x, training=True)
+            loss = model.compute_loss(self.x, self.y, outputs, self.sample_weight)
+        return loss * self.loss_scale, (loss, outputs, self._values(scope))
+
+    def metrics(self, evaluation):
+        """`evaluation.state` after the model's loss and metrics have seen this batch."""
+        model = self.model
+        size = keras.ops.shape(keras.tree.flatten(self.x)[0])[0]
+        with self._scope(evaluation.state) as scope:
+            model._loss_tracker.update_state(
+                backend.unscale_loss(evaluation.loss), sample_weight=size
+            )
+            model.compute_metrics(self.x, self.y, evaluation.outputs, self.sample_weight)
+        return self._values(scope)
+
+    def _scope(self, state, weights=()):
+        mapping = [*zip(state_variables(self.model), state, strict=True), *weights]
+        return keras.StatelessScope(mapping, collect_losses=True, initialize_variables=False)
+
+    def _values(self, scope):
+        return [scope.get_current_value(v) for v in state_variables(self.model)]

@@ -1,0 +1,197 @@
+"""The train step that lets an optimizer ask for gradients: `TrainStep`, `Model`, `wrap`."""
+
+import keras
+from keras import ops
+
+from keras_smoothout import backend
+from keras_smoothout.checks import check_count
+from keras_smoothout.evaluation import Batch, Step, state_variables
+from keras_smoothout.weights import lerp
+from keras_smoothout.wrapper import Wrapper, gradients
+
+LEFT_OUT = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+Functional = type(keras.Model(*2 * [keras.Input(())]))  # Keras does not export its class.
+
+
+class TrainStep(backend.TrainStep):
+    """Mixin for a `keras.Model`: `class MyModel(TrainStep, keras.Model)`.
+
+        grads = mean over ghost batches of optimizer.gradients(evaluate, weights, step)
+        optimizer.apply(grads)
+
+    The order is the same everywhere: chunk -> perturb -> gradient -> mean over chunks -> mean over
+    replicas -> clip -> inner update -> after_update. With a plain Keras optimizer and no ghost
+    batches the step is `keras.Model`'s own.
+    """
+
+    ghost_batch_size = None
+
+    def compile(self, *args, ghost_batch_size=None, **kwargs):
+        """Configure the model for training, as `keras.Model.compile` does.
+
+        Args:
+            *args: As for `keras.Model.compile`.
+            ghost_batch_size: Number of examples in one chunk of the (per-replica) batch, or `None`
+                for the whole batch. Each chunk has BatchNormalization statistics, dropout masks and
+                perturbations of its own; the gradients are averaged, weighted by chunk size, so a
+                smaller last chunk counts for what it holds. The memory for activations is that of
+                one chunk. Defaults to `None`.
+            **kwargs: As for `keras.Model.compile`.
+        """
+        if ghost_batch_size is not None:
+            check_count("ghost_batch_size", ghost_batch_size)
+        super().compile(*args, **kwargs)
+        self.ghost_batch_size = ghost_batch_size
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and config | {"ghost_batch_size": self.ghost_batch_size}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def _asks_for_gradients(self):
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        return isinstance(optimizer, Wrapper) or self.ghost_batch_size is not None
+
+    @property
+    def _state_variables(self):
+        return state_variables(self)
+
+    def _gradients(self, weights, state, data):
+        """Mean gradient over the ghost batches of `data`, and the state after the last of them."""
+        optimizer = self.optimizer
+        if len(weights) != len(optimizer._trainable_variables):
+            raise ValueError(
+                "The trainable variables have changed since the model was compiled: the optimizer "
+                f"was built with {len(optimizer._trainable_variables)}, the model has "
+                f"{len(weights)}. Call `compile` again after freezing or unfreezing layers."
+            )
+        counter = getattr(optimizer, "inner_optimizer", optimizer)._iterations
+        step = Step(backend.read(counter), backend.replica())
+        loss_scale = optimizer.scale_loss(1.0)  # 1.0 itself without loss scaling.
+        connected = []
+
+        def on_chunk(state, data, chunk):
+            batch = Batch(self, data, state, loss_scale)
+            asked = gradients(optimizer, batch, weights, step._replace(chunk=chunk))
+            connected[:] = batch.connected
+            return asked.grads, batch.metrics(asked)
+
+        if self.ghost_batch_size is None:
+            grads, state = on_chunk(state, data, 0)
+        else:
+            grads, state = mean_over_chunks(on_chunk, weights, state, data, self.ghost_batch_size)
+        scaled = [g * ops.cast(loss_scale, g.dtype) for g in grads]
+        return [g if c else None for g, c in zip(scaled, connected, strict=True)], state
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class Model(TrainStep, keras.Model):
+    """`keras.Model` whose optimizer may ask for gradients: `Model(inputs, outputs)` or a subclass.
+
+    Example:
+        >>> import keras, keras_smoothout as ks, numpy as np
+        >>> inputs = keras.Input((4,))
+        >>> model = ks.Model(inputs, keras.layers.Dense(1)(inputs))
+        >>> model.compile(ks.SmoothOut("sgd", radius=0.01), "mse", ghost_batch_size=8)
+        >>> history = model.fit(np.ones((32, 4)), np.ones((32, 1)), batch_size=32, verbose=0)
+    """
+
+    def __new__(cls, *args, **kwargs):
+        if cls is Model and (len(args) == 2 or "outputs" in kwargs):
+            return super().__new__(FunctionalModel)
+        return super().__new__(cls)
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class FunctionalModel(Model, Functional):
+    """What `Model(inputs, outputs)` makes; with it, `Model` itself stays open to subclassing."""
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class Wrapped(Model):
+    """What `wrap` puts around a subclassed or not yet built model: it calls `model`."""
+
+    def __init__(self, model, **kwargs):
+        super().__init__(**kwargs)
+        self.model = model
+
+    def call(self, inputs, training=None):
+        return self.model(inputs, training=training)
+
+    def get_config(self):
+        return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("model")), **config)
+
+
+def mean_over_chunks(on_chunk, weights, state, data, size):
+    """Mean gradient over chunks of `size` examples of `data`, and the state after the last of them.
+
+    Args:
+        on_chunk: Function from `(state, data, index)` to the chunk's gradients and the next state.
+        weights: List of tensors, shaped as the gradients.
+        state: List of tensors, the state before the first chunk.
+        data: Nested structure of tensors whose first axes are the batch.
+        size: Number of examples in a chunk; the last chunk holds the remainder.
+    """
+
+    def split(function):
+        return keras.tree.map_structure(lambda x: x if x is None else function(x), data)
+
+    batch = ops.shape(keras.tree.flatten(data)[0])[0]
+    if isinstance(batch, int) and batch <= size:
+        return on_chunk(state, data, 0)
+    full = batch // size
+
+    def add_chunk(carry, index, data):
+        mean, state = carry
+        grads, state = on_chunk(state, data, index)
+        count = ops.cast(ops.shape(keras.tree.flatten(data)[0])[0], "float32")
+        seen = ops.cast(index * size, "float32") + count
+        return lerp(mean, grads, count / seen), state
+
+    carry = [ops.zeros_like(w) for w in weights], state
+    chunks = split(lambda x: ops.reshape(x[: full * size], (full, size, *ops.shape(x)[1:])))
+    carry = backend.scan(lambda carry, x: add_chunk(carry, *x), carry, (ops.arange(full), chunks))
+    rest = split(lambda x: x[full * size :])
+    if isinstance(batch, int):
+        return add_chunk(carry, full, rest) if batch % size else carry
+    return ops.cond(batch % size > 0, lambda: add_chunk(carry, full, rest), lambda: carry)
+
+
+def wrap(model):
+    """Give `model` the train step that lets its optimizer ask for gradients.
+
+    Args:
+        model: A `keras.Model`. A functional or sequential model comes back as a `Model` of the same
+            layers; a subclassed one is called from within a new model. Weights are shared. Compile
+            the result, not `model`.
+
+    Raises:
+        ValueError: If the class of `model` overrides one of the `Trainer` methods that the new
+            model would not call.
+    """
+    if isinstance(model, TrainStep):
+        return model
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`wrap` takes a `keras.Model`. Received: model={model}")
+    own = [n for n in LEFT_OUT if getattr(type(model), n) is not getattr(keras.Model, n)]
+    if own:
+        name = type(model).__name__
+        raise ValueError(
+            f"`wrap` would leave out what `{name}` overrides. Mix the train step into its class, "
+            f"`class {name}(keras_smoothout.TrainStep, keras.Model)`, and express a `train_step` "
+            f"of its own by `compute_loss`. Received: a model with its own {', '.join(own)}"
+        )
+    if isinstance(model, keras.Sequential) and model.built:
+        return Model(model.inputs[0], model.outputs[0], name=model.name)
+    if isinstance(model, Functional):
+        return Model(model.input, model.output, name=model.name)
+    return Wrapped(model, name=model.name)

@@ -1,0 +1,95 @@
+"""Schedules of a method's strength over the iterations: SmoothOut's `radius`, SAM's `rho`.
+
+They are Keras learning-rate schedules, and any other of Keras' schedules will do as well.
+"""
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_smoothout.checks import check_count, check_strength
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class ConstantRadius(LearningRateSchedule):
+    """The same radius at every iteration, as a float would be: `radius`.
+
+    Args:
+        radius: The value.
+    """
+
+    def __init__(self, radius):
+        check_strength("radius", radius)
+        self.radius = radius
+
+    def __call__(self, step):
+        return ops.cast(self.radius, "float32")
+
+    def get_config(self):
+        return {"radius": self.radius}
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class AnnealedRadius(LearningRateSchedule):
+    """A radius that falls as SGLD's noise does: `radius * sqrt(1 / (1 + step)**decay)`.
+
+    Args:
+        radius: Value at step 0.
+        decay: Exponent of the variance's decay. Defaults to `0.55`.
+
+    Example:
+        >>> from keras_smoothout.schedules import AnnealedRadius
+        >>> float(AnnealedRadius(0.02)(0)) > float(AnnealedRadius(0.02)(100)) > 0
+        True
+
+    Reference: Neelakantan et al., *Adding Gradient Noise Improves Learning for Very Deep Networks*,
+        2015, arXiv:1511.06807, Eq. (1), with the exponent of SmoothOut's code.
+    """
+
+    def __init__(self, radius, decay=0.55):
+        check_strength("radius", radius)
+        check_strength("decay", decay)
+        self.radius = radius
+        self.decay = decay
+
+    def __call__(self, step):
+        return self.radius * (1.0 + ops.cast(step, "float32")) ** (-self.decay / 2)
+
+    def get_config(self):
+        return {"radius": self.radius, "decay": self.decay}
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class TanhRadius(LearningRateSchedule):
+    """A radius that rises half way: `radius * (tanh(steepness * (step/total - 1/2)) + 1) / 2`.
+
+    Args:
+        radius: Value that the schedule tends to.
+        total_steps: Number of steps of the whole training.
+        steepness: Slope of the rise; `10` is a step within a tenth of the training. Defaults to
+            `10.0`.
+
+    Example:
+        >>> from keras_smoothout.schedules import TanhRadius
+        >>> round(float(TanhRadius(0.02, total_steps=100)(50)), 4)
+        0.01
+    """
+
+    def __init__(self, radius, total_steps, steepness=10.0):
+        check_strength("radius", radius)
+        check_count("total_steps", total_steps)
+        check_strength("steepness", steepness)
+        self.radius = radius
+        self.total_steps = total_steps
+        self.steepness = steepness
+
+    def __call__(self, step):
+        progress = ops.cast(step, "float32") / self.total_steps
+        return self.radius * (ops.tanh(self.steepness * (progress - 0.5)) + 1.0) / 2.0
+
+    def get_config(self):
+        return {
+            "radius": self.radius,
+            "total_steps": self.total_steps,
+            "steepness": self.steepness,
+        }

@@ -1,0 +1,101 @@
+"""What is left of runs: their history as a file, the closing table and the picture."""
+
+import csv
+import itertools
+import statistics
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+COLUMNS = {
+    "train acc": ("train_accuracy", ".4f"),
+    "test acc": ("test_accuracy", ".4f"),
+    "train loss": ("train_loss", ".4f"),
+    "test loss": ("test_loss", ".4f"),
+}
+SPEEDS = {
+    "s/epoch": ("seconds_per_epoch", ".3g"),
+    "images/s": ("images_per_second", ",.0f"),
+}
+# Okabe and Ito's palette, which the colour-blind can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = {"train": (0, (2, 2)), "test": "solid"}
+
+
+def write(history, path):
+    """Writes a history, a list of rows from column to number, as CSV."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, history[0])
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def read(path):
+    """Reads what `write` wrote."""
+    with open(path, newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
+
+
+def table(summaries):
+    """Aligned lines, one for each method: mean and standard deviation over its seeds.
+
+    Args:
+        summaries: from the name of a method to the summaries of its runs.
+    """
+    lines = [["method", "seeds", *COLUMNS, *SPEEDS]]
+    for method, runs in summaries.items():
+        lines.append([method, str(len(runs))])
+        for key, form in [*COLUMNS.values(), *SPEEDS.values()]:
+            values = [run[key] for run in runs]
+            spread = len(runs) > 1 and (key, form) in COLUMNS.values()
+            deviation = f" ± {statistics.stdev(values):{form}}" if spread else ""
+            lines[-1].append(f"{statistics.mean(values):{form}}{deviation}")
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    )
+
+
+def curves(histories, path, title):
+    """Draws loss and accuracy over the epochs: a colour for each method, solid for test.
+
+    Args:
+        histories: from the name of a method to the histories of its runs, which are drawn as their
+            mean and the range between them.
+        path: file to write.
+        title: words above the picture.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure.suptitle(title)
+    for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
+        for (method, runs), color in zip(histories.items(), itertools.cycle(COLORS)):
+            for split, column in (("train", metric), ("test", f"val_{metric}")):
+                values = list(zip(*([row[column] for row in run] for run in runs), strict=True))
+                epochs = [row["epoch"] for row in runs[0]]
+                axis.plot(
+                    epochs,
+                    [statistics.mean(value) for value in values],
+                    color=color,
+                    linestyle=STYLES[split],
+                    marker="o" if len(epochs) == 1 else None,
+                    label=f"{method}, {split}",
+                )
+                if len(runs) > 1:
+                    low, high = map(min, values), map(max, values)
+                    axis.fill_between(epochs, list(low), list(high), color=color, alpha=0.15, lw=0)
+        axis.set(xlabel="epoch", title=metric)
+        axis.locator_params(axis="x", integer=True)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yscale("log")
+    late = [row for runs in histories.values() for run in runs for row in run[len(run) // 5 :]]
+    error = 1.01 - min(row[column] for row in late for column in ("accuracy", "val_accuracy"))
+    axes[1].set_ylim(1 - 1.1 * error, 1 + 0.05 * error)  # Cuts off the rise of the first epochs.
+    axes[1].legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

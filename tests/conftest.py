@@ -1,0 +1,39 @@
+"""What all tests share. The backend is Keras' own: run once with each KERAS_BACKEND."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import pytest
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # Two logical CPUs, for MirroredStrategy. Graph rewriting changes the last bit of a sum
+    # differently inside and outside a loop body, which would hide whether a reduction is exact.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], 2 * [tf.config.LogicalDeviceConfiguration()]
+    )
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out, on JAX, what is about TensorFlow's own machinery."""
+    if keras.backend.backend() != "tensorflow":
+        items[:] = [i for i in items if not i.get_closest_marker("tensorflow")]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state():
+    keras.utils.clear_session(free_memory=False)
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def float64():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")

@@ -1,0 +1,50 @@
+"""The table of all optimizers. `test_contract.py` holds each row to all of its tests.
+
+A row takes the inner optimizer and a strength: the method as it is meant at `1.0`, the inner
+optimizer alone at `0.0`. A new method is a new row.
+"""
+
+import keras
+from keras import layers
+
+import keras_smoothout as ks
+
+
+def fading(value):
+    """Schedule that a method's strength may follow."""
+    return keras.optimizers.schedules.ExponentialDecay(value, decay_steps=4, decay_rate=0.5)
+
+
+METHODS = {
+    "smoothout": lambda inner, s=1.0: ks.SmoothOut(inner, radius=0.05 * s),
+    "smoothout_antithetic": lambda inner, s=1.0: ks.SmoothOut(
+        inner,
+        radius=fading(0.2 * s),
+        distribution="normal",
+        scale="weight",
+        copies=2,
+        antithetic=True,
+    ),
+    "ada_smoothout": lambda inner, s=1.0: ks.AdaSmoothOut(inner, radius=0.3 * s),
+    "sam": lambda inner, s=1.0: ks.SAM(inner, rho=0.1 * s),
+    "sam_interval": lambda inner, s=1.0: ks.SAM(inner, rho=fading(0.2 * s), interval=2),
+    "asam": lambda inner, s=1.0: ks.ASAM(inner, rho=0.5 * s),
+    "lookahead": lambda inner, s=1.0: ks.Lookahead(
+        inner, sync_period=2, slow_step_size=1 - 0.5 * s
+    ),
+    "lookahead_smoothout": lambda inner, s=1.0: ks.Lookahead(
+        ks.SmoothOut(inner, radius=0.05 * s), sync_period=2, slow_step_size=1 - 0.5 * s
+    ),
+    "sam_smoothout": lambda inner, s=1.0: ks.SAM(ks.SmoothOut(inner, radius=0.05 * s), rho=0.1 * s),
+}
+
+
+def contract_net(seed=0, dropout=0.3):
+    """The standard net without its images, which compiles in half the time."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, use_bias=False, kernel_regularizer=keras.regularizers.L2(0.01))(inputs)
+    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.ReLU()(x)
+    x = layers.Dropout(dropout, seed=1)(x)
+    return ks.Model(inputs, layers.Dense(3)(x))

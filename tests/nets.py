@@ -1,0 +1,41 @@
+"""The standard net of the tests: everything that a careless method gets wrong, in a small space."""
+
+import keras
+import numpy as np
+from keras import layers
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def standard_net(seed=0):
+    """Convolution with L2, BatchNormalization, dropout and a dense head on 8x8x1 images."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, use_bias=False, kernel_regularizer=keras.regularizers.L2(0.01))(inputs)
+    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.ReLU()(x)
+    x = layers.Dropout(0.3, seed=1)(x)
+    x = layers.Flatten()(x)
+    return keras.Model(inputs, layers.Dense(10, kernel_regularizer=keras.regularizers.L2(0.01))(x))
+
+
+def images(examples=48, seed=0):
+    """Random images and labels, shaped as the standard net takes them."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(examples, 8, 8, 1)).astype("float32")
+    return x, rng.integers(0, 10, examples)
+
+
+def sgd(learning_rate=0.1):
+    return keras.optimizers.SGD(learning_rate, momentum=0.9)
+
+
+def values(model):
+    """Copies of all variables of `model` and its optimizer, in order."""
+    return [np.array(v) for v in [*model.variables, *model.optimizer.variables]]
+
+
+def assert_equal(a, b):
+    """Assert that two lists of arrays are equal to the bit."""
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        np.testing.assert_array_equal(x, y, err_msg=f"array {i}")

@@ -1,0 +1,98 @@
+"""The README and the docstrings do what they say: every block and every example runs."""
+
+import doctest
+import importlib
+import json
+import pkgutil
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_smoothout
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+MODULES = sorted(
+    m.name
+    for m in pkgutil.walk_packages(keras_smoothout.__path__, "keras_smoothout.")
+    if ".backend." not in m.name
+)
+SHRUNK = "--dataset=digits --train_examples=256 --epochs=1 --batch_size=128 --ghost_batch_size=64"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands(start):
+    lines = [line.split("#")[0].strip() for line in "".join(blocks("sh")).splitlines()]
+    return [line for line in lines if line.startswith(start)]
+
+
+def test_python_blocks(capsys):
+    """In order, in one namespace; the first one prints a test accuracy that is worth showing."""
+    namespace = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert float(re.search(r"'accuracy': ([\d.]+)", capsys.readouterr().out)[1]) > 0.85
+
+
+def test_every_shell_command_is_known():
+    known = [c for start in ("pip install", "make", "python train.py") for c in commands(start)]
+    assert sorted(known) == sorted(commands(""))
+
+
+@pytest.mark.parametrize("command", commands("make"))
+def test_make_commands_exist(command):
+    subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", commands("python train.py"))
+def test_train_commands(command, tmp_path):
+    """Each as it stands, but on a few digits."""
+    shrink = [] if "--help" in command else [*SHRUNK.split(), f"--workdir={tmp_path / 'run'}"]
+    arguments = [a for a in shlex.split(command)[2:] if not a.startswith(("--seeds", "--data_dir"))]
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments, *shrink], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ("test acc" in done.stdout) or (
+        "--help" in command and "--ghost_batch_size" in done.stdout
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_every_method_has_an_example_and_a_reference():
+    for name in keras_smoothout.__all__:
+        thing = getattr(keras_smoothout, name)
+        is_method = isinstance(thing, type) and issubclass(thing, keras_smoothout.Wrapper)
+        if is_method and thing is not keras_smoothout.Wrapper:
+            for part in ("Args:", "Reduces to:", "Cost:", "Differs from the paper:", "Example:"):
+                assert part in thing.__doc__, (name, part)
+            assert "arXiv:" in thing.__doc__, name
+            assert f"`{name}`" in README, name
+
+
+def test_the_table_is_that_of_the_runs():
+    """Every accuracy and loss of the README's table is computed from the committed runs."""
+    lines = (ROOT / "benchmarks/results.jsonl").read_text().splitlines()
+    runs = [json.loads(line) for line in lines]
+    methods = dict.fromkeys(run["method"] for run in runs)
+    assert len(methods) > 1
+    for method in methods:
+        cells = [
+            f"{100 * statistics.mean(v):.2f} ± {100 * statistics.stdev(v):.2f}"
+            if key == "test_accuracy"
+            else f"{statistics.mean(v):.3f} ± {statistics.stdev(v):.3f}"
+            for key in ("test_accuracy", "test_loss")
+            for v in [[run[key] for run in runs if run["method"] == method]]
+        ]
+        assert f"| {' | '.join(cells)} |" in README, (method, cells)
