@@ -24,54 +24,20 @@ per run, and comparison.png. Training loss and accuracy of an epoch are means ov
 the weights that the method looks at; the closing table evaluates the final, clean weights.
 """
 
-import contextlib
-import json
 import os
 import re
 import shlex
 import shutil
-import statistics
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No chatter of TensorFlow's start.
 
 import keras
-import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
-import data
-import keras_smoothout as ks
 import models
-import plots
-
-# Methods: optimizers and the flags that each one takes. A new method is a new row. ----------------
-
-CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
-NOISE = ("radius", "distribution", "copies", "antithetic", "perturbation", "denoise", "seed")
-METHODS = {
-    "smoothout": (ks.SmoothOut, (*NOISE, "scale")),
-    "adasmoothout": (ks.AdaSmoothOut, NOISE),
-    "sam": (ks.SAM, ("rho", "interval", "perturbation")),
-    "asam": (ks.ASAM, ("rho", "eta", "interval", "perturbation")),
-    "lookahead": (ks.Lookahead, ("sync_period", "slow_step_size")),
-}
-BASES = {
-    "sgd": (keras.optimizers.SGD, ("learning_rate", "momentum", "nesterov", *CLIPS)),
-    "adam": (keras.optimizers.Adam, ("learning_rate", *CLIPS)),
-    "adamw": (keras.optimizers.AdamW, ("learning_rate", "weight_decay", *CLIPS)),
-}
-KNOWN = f"{', '.join([*METHODS, *BASES])}, or nested ones: lookahead+smoothout+adam"
-METHOD_FLAGS = {name for _, names in (METHODS | BASES).values() for name in names}
-
-
-def nested(method):
-    """The rows of a method's optimizers, outermost first; the last one is a base."""
-    names = method.split("+")
-    return [(METHODS | BASES)[name] for name in names + ["sgd"] * (names[-1] not in BASES)]
-
+from training import batches, methods, plots, records, runs
 
 # Flags --------------------------------------------------------------------------------------------
 
@@ -86,13 +52,13 @@ text("train_split", "train", "Split of tfds to train on, such as train[:45000]."
 text("test_split", "test", "Split of tfds to test on.")
 number("image_size", None, "Resize all images to so many pixels.", 1)
 number("train_examples", None, "Train on so many examples only, the same for all seeds.", 1)
-choice("augment", "none", data.AUGMENTATIONS, "Random crops, and mirror images.")
+choice("augment", "none", batches.AUGMENTATIONS, "Random crops, and mirror images.")
 real("label_smoothing", 0.0, "Share of each label that is spread over all classes.", 0, 1)
 
 choice("model", "f1", models.NAMES, "Network.")
 real("l2", 0.0, "Weight decay in the gradient: l2/2 times the squared norm in the loss.", 0)
 
-text("method", "sgd", f"{KNOWN}.")
+text("method", "sgd", f"{methods.KNOWN}.")
 texts("compare", [], "Methods to train in turn, on the same data and seeds.")
 number("seeds", 1, "Train each method with so many seeds, from --seed on.", 1)
 real("radius", None, "Size of SmoothOut's noise (default: 0.01, of AdaSmoothOut 0.1).", 0)
@@ -145,10 +111,6 @@ flags.register_validator(
     "must be whole epochs, as in 50,75",
 )
 
-EVALUATION_BATCH = 500
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-DATA_FLAGS = ("dataset", "data_dir", "download", "train_split", "test_split", "image_size")
-DATA_FLAGS += ("train_examples",)
 OURS = FLAGS.flags_by_module_dict()[FLAGS.find_module_defining_flag("dataset")]
 CHANGEABLE = ("epochs", "workdir", "resume", "data_dir", "download", "verbose")  # On resuming.
 
@@ -191,14 +153,13 @@ def recall(given):
 
 def check(f):
     """Raises for flags that exclude each other or that no method has a use for."""
-    methods, mirrored = f.compare or [f.method], f.strategy == "mirrored"
-    known = f"(({'|'.join(METHODS)})\\+)*({'|'.join([*METHODS, *BASES])})"
+    names, mirrored = f.compare or [f.method], f.strategy == "mirrored"
     epochs = [0, *map(int, f.lr_milestones), f.epochs]
     refuse(f.resume and not f.workdir, "--resume needs --workdir, the folder of the run")
     refuse(f.compare and f.method != "sgd", "--compare and --method exclude each other")
-    refuse(len(set(methods)) < len(methods), "--compare must name each method once")
-    if not all(re.fullmatch(known, method) for method in methods):
-        refuse(True, f"--{'compare' if f.compare else 'method'} takes {KNOWN}")
+    refuse(len(set(names)) < len(names), "--compare must name each method once")
+    if not all(re.fullmatch(methods.PATTERN, name) for name in names):
+        refuse(True, f"--{'compare' if f.compare else 'method'} takes {methods.KNOWN}")
     refuse(
         bool(f.lr_milestones) != (f.lr_schedule == "piecewise"),
         "--lr_milestones and --lr_schedule=piecewise need each other",
@@ -214,13 +175,15 @@ def check(f):
     refuse(f.ghost_batch_size > f.batch_size, "--ghost_batch_size must not exceed --batch_size")
     refuse(f.devices > 1 and not mirrored, "--devices needs --strategy=mirrored")
     refuse(f.batch_size % f.devices, "--batch_size must be a multiple of --devices")
-    refuse(mirrored and not ON_TENSORFLOW, "--strategy=mirrored needs KERAS_BACKEND=tensorflow")
+    refuse(
+        mirrored and keras.backend.backend() != "tensorflow",
+        "--strategy=mirrored needs KERAS_BACKEND=tensorflow",
+    )
     refuse(mirrored and f.jit == "on", "--strategy=mirrored and --jit=on exclude each other")
     refuse(f.run_eagerly and f.jit == "on", "--run_eagerly and --jit=on exclude each other")
-    used = {"seed"}.union(*(names for method in methods for _, names in nested(method)))
-    for name in METHOD_FLAGS - used:
+    for name in methods.OPTIONS.difference(*map(methods.used, names)):
         idle = f[name].value != f[name].default
-        refuse(idle, f"--{name} means nothing to the method {' or '.join(methods)}")
+        refuse(idle, f"--{name} means nothing to the method {' or '.join(names)}")
 
 
 def refuse(wrong, message):
@@ -230,193 +193,12 @@ def refuse(wrong, message):
         raise flags.Error(f"{message}. Received: {' '.join(FLAGS[n].serialize() for n in named)}")
 
 
-# What the flags build -----------------------------------------------------------------------------
-
-
-def learning_rate(steps):
-    """The learning rate over the run; an epoch has so many steps."""
-    schedules, rate, total = keras.optimizers.schedules, FLAGS.learning_rate, FLAGS.epochs * steps
-    if FLAGS.lr_schedule == "cosine":
-        warmup = FLAGS.warmup_epochs * steps
-        rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
-        return schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
-    if FLAGS.lr_schedule == "polynomial":
-        return schedules.PolynomialDecay(rate, total, 0.0, FLAGS.lr_power)
-    if FLAGS.lr_schedule == "piecewise":
-        last = [int(epoch) * steps - 1 for epoch in FLAGS.lr_milestones]  # steps of the old rate
-        rates = [rate * FLAGS.lr_decay**i for i in range(len(last) + 1)]
-        return schedules.PiecewiseConstantDecay(last, rates)
-    return rate
-
-
-def radius(steps):
-    """The radius of the noise over the run."""
-    if FLAGS.radius_schedule == "annealed":
-        return ks.schedules.AnnealedRadius(FLAGS.radius)
-    if FLAGS.radius_schedule == "tanh":
-        return ks.schedules.TanhRadius(FLAGS.radius, FLAGS.epochs * steps)
-    return FLAGS.radius
-
-
-def optimizer(method, seed, steps):
-    """The optimizers of a nested method, one around the other."""
-    values = {name: FLAGS[name].value for name in METHOD_FLAGS}
-    values |= {"learning_rate": learning_rate(steps), "radius": radius(steps)}
-    inner = ()
-    for depth, (cls, names) in enumerate(reversed(nested(method))):
-        values["seed"] = seed + depth  # Nested noise is independent.
-        inner = (cls(*inner, **{n: values[n] for n in names if values[n] is not None}),)
-    return inner[0]
-
-
-def build(method, seed, source, steps):
-    """A compiled model."""
-    keras.config.set_dtype_policy(FLAGS.mixed_precision)
-    model = ks.wrap(models.build(FLAGS.model, source.image_shape, source.classes, l2=FLAGS.l2))
-    model.compile(
-        optimizer=optimizer(method, seed, steps),
-        loss=keras.losses.CategoricalCrossentropy(True, FLAGS.label_smoothing),
-        metrics=["accuracy"],
-        ghost_batch_size=FLAGS.ghost_batch_size or None,
-        jit_compile={"on": True, "off": False}.get(FLAGS.jit, "auto"),
-        run_eagerly=FLAGS.run_eagerly,
-        steps_per_execution=FLAGS.steps_per_execution,
-    )
-    model.optimizer.build(model.trainable_variables)
-    return model
-
-
-def devices():
-    """The scope to build models in, of one device or of a replica on each."""
-    if not ON_TENSORFLOW:
-        tf.config.set_visible_devices([], "GPU")  # tf.data leaves the GPU to the backend.
-    if FLAGS.devices > 1:
-        logical = [tf.config.LogicalDeviceConfiguration()] * FLAGS.devices
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0], logical
-        )
-    if FLAGS.strategy == "default":
-        return tf.distribute.get_strategy()
-    tf.get_logger().setLevel("WARNING")  # MirroredStrategy would tell of every variable.
-    kind = "GPU" if FLAGS.devices == 1 and tf.config.list_physical_devices("GPU") else "CPU"
-    return tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices(kind)])
-
-
-# One run ------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def whole(path):
-    """A path to write to, which takes the place of `path` at the end: a whole file or none."""
-    temporary = path.with_name(f"unfinished-{path.name}")
-    yield temporary
-    os.replace(temporary, path)
-
-
-class Record(keras.callbacks.Callback):
-    """After each epoch, a row of metrics.csv and a checkpoint, whose name holds the epoch."""
-
-    def __init__(self, workdir, history):
-        super().__init__()
-        self.workdir = workdir
-        self.history = history
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.rate = float(1.0 * self.model.optimizer.learning_rate)
-        self.began = time.perf_counter()
-
-    def on_test_begin(self, logs=None):
-        self.seconds = time.perf_counter() - self.began  # of training alone
-
-    def on_epoch_end(self, epoch, logs=None):
-        times = {"learning_rate": self.rate, "seconds": self.seconds}
-        self.history.append({"epoch": epoch + 1, **logs, **times})
-        with whole(self.workdir / "metrics.csv") as path:
-            plots.write(self.history, path)
-        older = checkpoints(self.workdir)
-        with whole(self.workdir / f"epoch-{epoch + 1:06d}.npz") as path:
-            np.savez(path, *[variable.numpy() for variable in variables(self.model)])
-        for path in older:
-            path.unlink()
-
-
-def checkpoints(workdir):
-    return sorted(workdir.glob("epoch-*.npz"))
-
-
-def variables(model):
-    """All that the next epoch depends on, also the state of dropout, which Keras does not save."""
-    return [*model.variables, *model.optimizer.variables]
-
-
-def train(method, seed, source, steps, workdir, strategy):
-    """One run, or what is left of it. Returns its history and the numbers of its final weights."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
-    history = []
-    with strategy.scope():
-        model = build(method, seed, source, steps)
-        for newest in checkpoints(workdir)[-1:]:
-            for variable, value in zip(variables(model), np.load(newest).values(), strict=True):
-                variable.assign(value)
-            history = plots.read(workdir / "metrics.csv")[: int(newest.stem[len("epoch-") :])]
-    test = data.testing(source, source.test, EVALUATION_BATCH)
-    if (done := len(history)) < FLAGS.epochs:
-        epochs = range(done, FLAGS.epochs)
-        model.fit(
-            data.training(
-                source, FLAGS.batch_size, epochs, FLAGS.augment, seed, FLAGS.drop_remainder
-            ),
-            validation_data=test,
-            initial_epoch=done,
-            epochs=FLAGS.epochs,
-            steps_per_epoch=steps,
-            shuffle=False,
-            verbose=FLAGS.verbose,
-            callbacks=[
-                Record(workdir, history),
-                keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
-            ],
-        )
-    with whole(workdir / "model.keras") as path:
-        model.save(path)
-    training = data.testing(source, source.train, EVALUATION_BATCH)
-    summary = {"method": method, "seed": seed, "epochs": FLAGS.epochs}
-    for split, batches in (("train", training), ("test", test)):
-        numbers = model.evaluate(batches, verbose=0, return_dict=True)
-        summary |= {f"{split}_{metric}": value for metric, value in numbers.items()}
-    # Not of the first epoch, in which the step is compiled.
-    seconds = statistics.median_low(row["seconds"] for row in history[1:] or history)
-    images = min(steps * FLAGS.batch_size, source.train.examples)
-    summary |= {"seconds_per_epoch": seconds, "images_per_second": images / seconds}
-    with whole(workdir / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n")
-    return history, summary
-
-
 # All runs -----------------------------------------------------------------------------------------
 
 
-def steps_per_epoch(examples, replicas):
-    """The number of batches in an epoch, checked against the flags that depend on it."""
-    steps, rest = divmod(examples, FLAGS.batch_size)
-    keep = rest > 0 and not FLAGS.drop_remainder
-    refuse(steps + keep == 0, f"--drop_remainder of --batch_size leaves none of {examples} images")
-    refuse(
-        keep and rest < replicas,
-        f"--batch_size leaves {rest} images for {replicas} devices: pass --drop_remainder",
-    )
-    refuse(
-        (steps + keep) % FLAGS.steps_per_execution,
-        f"--steps_per_execution must divide the {steps + keep} steps of an epoch",
-    )
-    return steps + keep
-
-
 def main(_):
-    methods, seeds = FLAGS.compare or [FLAGS.method], range(FLAGS.seed, FLAGS.seed + FLAGS.seeds)
-    default = f"runs/{FLAGS.dataset}-{FLAGS.model}-{'-'.join(methods)}"
+    names, seeds = FLAGS.compare or [FLAGS.method], range(FLAGS.seed, FLAGS.seed + FLAGS.seeds)
+    default = f"runs/{FLAGS.dataset}-{FLAGS.model}-{'-'.join(names)}"
     workdir = Path(FLAGS.workdir or default)
     resume = f"--resume --workdir={shlex.quote(str(workdir))}"
     taken = (workdir / "flags.txt").exists() and not FLAGS.resume
@@ -425,12 +207,12 @@ def main(_):
             f"{workdir} holds a run: pass {resume} to go on with it, --overwrite to delete it, or "
             "another --workdir."
         )
-    strategy = devices()
+    strategy = runs.devices(FLAGS)
     try:
-        for method in methods:
-            optimizer(method, 0, steps=1)  # Its arguments are checked before any work.
-        source = data.load(*(FLAGS[name].value for name in DATA_FLAGS))
-        steps = steps_per_epoch(source.train.examples, strategy.num_replicas_in_sync)
+        for method in names:
+            methods.optimizer(FLAGS, method, 0, steps=1)  # Checked before any work.
+        source = runs.load(FLAGS)
+        steps = runs.steps_per_epoch(FLAGS, source, strategy)
     except (ValueError, OSError, flags.Error) as error:
         sys.exit(str(error))
 
@@ -440,7 +222,7 @@ def main(_):
     kept = [
         f for f in OURS if f.value is not None and f.name not in ("workdir", "resume", "overwrite")
     ]
-    with whole(workdir / "flags.txt") as path:
+    with records.whole(workdir / "flags.txt") as path:
         path.write_text("".join(f"{flag.serialize()}\n" for flag in kept))
     print(
         f"{FLAGS.dataset}: {source.train.examples} training and {source.test.examples} test images "
@@ -450,12 +232,12 @@ def main(_):
     histories, summaries = {}, {}
     title = f"{FLAGS.model} on {FLAGS.dataset}, batch size {FLAGS.batch_size}"
     try:
-        for method in methods:
+        for method in names:
             for seed in seeds:
                 folder = workdir / (method if FLAGS.compare else "")
                 folder /= f"seed-{seed}" if FLAGS.seeds > 1 else ""
                 print(f"{method}, seed {seed}, into {folder}")
-                history, summary = train(method, seed, source, steps, folder, strategy)
+                history, summary = runs.train(FLAGS, method, seed, source, steps, folder, strategy)
                 histories.setdefault(method, []).append(history)
                 summaries.setdefault(method, []).append(summary)
                 plots.curves({method: [history]}, folder / "curves.png", title)

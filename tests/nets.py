@@ -1,5 +1,7 @@
 """The standard net of the tests: everything that a careless method gets wrong, in a small space."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers
@@ -33,6 +35,14 @@ def sgd(learning_rate=0.1):
 def values(model):
     """Copies of all variables of `model` and its optimizer, in order."""
     return [np.array(v) for v in [*model.variables, *model.optimizer.variables]]
+
+
+@functools.cache
+def two_replicas():
+    """One strategy of two CPUs a process: each strategy numbers its collectives from 100 on."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def assert_equal(a, b):

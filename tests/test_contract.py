@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from contract import METHODS, contract_net
-from nets import LOSS, assert_equal, sgd, values
+from nets import LOSS, assert_equal, sgd, two_replicas, values
 
 import keras_smoothout as ks
 
@@ -322,9 +322,7 @@ def test_sample_weight(method):
 
 @pytest.mark.tensorflow
 def test_two_replicas(method):
-    import tensorflow as tf
-
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas().scope():
         model = compiled(method, strength=0.01, dropout=0.0)
     x, y = (a[:BATCH] for a in examples())
     start = model.get_weights()

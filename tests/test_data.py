@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import data
+from training import batches, data
 
 TFDS = Path(__file__).parents[2] / "shared" / "tfds"
 SHAPE = (16, 8, 3)
@@ -27,10 +27,10 @@ def colours(examples=10, streamed=False):
     return data.Source(split, split, SHAPE, 3, *data.moments(split, examples)), images, labels
 
 
-def batches(source, epochs, batch_size=4, augment="crop_flip", seed=0, **options):
+def shown(source, epochs, batch_size=4, augment="crop_flip", seed=0, **options):
     """The batches of each of the `epochs`, as NumPy arrays."""
-    batches = data.training(source, batch_size, epochs, augment, seed, **options)
-    return [batch for batch in batches.as_numpy_iterator()]
+    stream = batches.training(source, batch_size, epochs, augment, seed, **options)
+    return list(stream.as_numpy_iterator())
 
 
 def same(a, b):
@@ -58,7 +58,7 @@ def test_pixels_have_mean_0_and_deviation_1_in_each_channel():
     for source, images, _ in (colours(), colours(streamed=True)):
         np.testing.assert_allclose(source.mean, images.mean((0, 1, 2)))
         np.testing.assert_allclose(source.deviation, images.std((0, 1, 2)))
-        ((normal, _),) = data.testing(source, source.test, 10).as_numpy_iterator()
+        ((normal, _),) = batches.testing(source, source.test, 10).as_numpy_iterator()
         np.testing.assert_allclose(normal.mean((0, 1, 2)), 0, atol=1e-5)
         np.testing.assert_allclose(normal.std((0, 1, 2)), 1, atol=1e-5)
 
@@ -72,19 +72,17 @@ def test_a_constant_channel_is_only_centred():
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_epoch_is_a_pure_function_of_seed_and_epoch(streamed):
     source, _, _ = colours(streamed=streamed)
-    whole = batches(source, range(3))
-    assert same(batches(source, range(3)), whole)
-    assert same(batches(source, range(1, 3)), whole[3:])
+    whole = shown(source, range(3))
+    assert same(shown(source, range(3)), whole)
+    assert same(shown(source, range(1, 3)), whole[3:])
     assert not same(whole[:3], whole[3:6])
-    assert not same(batches(source, range(1), seed=1), whole[:3])
+    assert not same(shown(source, range(1), seed=1), whole[:3])
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_epoch_shows_each_example_once(streamed):
     source, images, labels = colours(streamed=streamed)
-    x, y = (
-        np.concatenate(part) for part in zip(*batches(source, range(1), 4, "none"), strict=True)
-    )
+    x, y = (np.concatenate(part) for part in zip(*shown(source, range(1), 4, "none"), strict=True))
     order = [
         int(np.flatnonzero((images == image).all((1, 2, 3)))[0]) for image in pixels(source, x)
     ]
@@ -94,17 +92,17 @@ def test_an_epoch_shows_each_example_once(streamed):
 
 def test_the_last_batch_is_smaller_or_left_out():
     source, _, _ = colours()
-    sizes = [len(x) for x, _ in batches(source, range(2))]
+    sizes = [len(x) for x, _ in shown(source, range(2))]
     assert sizes == [4, 4, 2, 4, 4, 2]
-    assert [len(x) for x, _ in batches(source, range(2), drop_remainder=True)] == [4, 4, 4, 4]
-    assert [len(x) for x, _ in data.testing(source, source.test, 4)] == [4, 4, 2]
+    assert [len(x) for x, _ in shown(source, range(2), drop_remainder=True)] == [4, 4, 4, 4]
+    assert [len(x) for x, _ in batches.testing(source, source.test, 4)] == [4, 4, 2]
 
 
 def test_an_image_is_cropped_and_mirrored_alike_in_any_batch_size():
     source, _, _ = colours()
     for sizes in ((1, 10), (3, 4)):
         x, y = (
-            np.concatenate([images for images, _ in batches(source, range(1), size)])
+            np.concatenate([images for images, _ in shown(source, range(1), size)])
             for size in sizes
         )
         np.testing.assert_array_equal(x, y)
@@ -122,7 +120,7 @@ def test_crops_are_windows_of_the_padded_image_and_flips_mirror_them():
             for left in range(3)
             for step in mirrored
         }
-        for x, _ in batches(source, range(20), 10, augment):
+        for x, _ in shown(source, range(20), 10, augment):
             seen |= {windows[image.astype("uint8").tobytes()] for image in pixels(source, x)}
     assert len(seen) == 5 * 3 * 2  # Every window is drawn, as it is and mirrored.
 
@@ -142,7 +140,7 @@ def test_a_part_of_the_training_images_is_drawn_by_seed():
 def test_images_are_resized():
     source = data.load("digits", image_size=12)
     assert source.image_shape == (12, 12, 1)
-    ((x, _), *_) = data.testing(source, source.test, 5)
+    ((x, _), *_) = batches.testing(source, source.test, 5)
     assert x.shape == (5, 12, 12, 1)
 
 
@@ -169,4 +167,4 @@ def test_a_set_of_tfds_is_the_same_in_memory_and_streamed(monkeypatch):
     for a, b in zip(memory.train.batches(64), streamed.train.batches(64), strict=True):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x, y)
-    assert same(batches(streamed, range(1, 2)), batches(streamed, range(2))[75:])
+    assert same(shown(streamed, range(1, 2)), shown(streamed, range(2))[75:])

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from nets import two_replicas
 
 import keras_smoothout as ks
 
@@ -303,9 +304,7 @@ def test_golden_two_replicas(perturbation, ghost_batch_size, case, key):
     # Replica 0 has the first half of the batch, replica 1 the second. An ascent along the sum is
     # SAM on the whole batch; one on each replica is m-SAM with two chunks, and one on each ghost
     # batch of each replica is m-SAM with four.
-    import tensorflow as tf
-
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas().scope():
         model, batch = mlp(GOLDEN["inputs"]["mlp"])
         optimizer = ks.SAM(
             base(GOLDEN["inputs"], "mlp", "momentum"), 0.05, perturbation=perturbation
