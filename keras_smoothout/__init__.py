@@ -1,11 +1,16 @@
 """keras_smoothout: train with large batches and keep the accuracy."""
 
-from keras_smoothout import schedules
+from keras_smoothout import scaling, schedules
 from keras_smoothout.ada_smoothout import AdaSmoothOut
 from keras_smoothout.asam import ASAM
+from keras_smoothout.batch_norm import GhostBatchNormalization, convert
 from keras_smoothout.evaluation import Evaluation, Step
+from keras_smoothout.lamb import LAMB
+from keras_smoothout.lars import LARS
 from keras_smoothout.lookahead import Lookahead
 from keras_smoothout.model import Model, TrainStep, wrap
+from keras_smoothout.partially_adaptive import PartiallyAdaptive
+from keras_smoothout.recalibrate import recalibrate
 from keras_smoothout.sam import SAM
 from keras_smoothout.smoothout import SmoothOut
 from keras_smoothout.wrapper import Wrapper
@@ -14,15 +19,22 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASAM",
+    "LAMB",
+    "LARS",
     "SAM",
     "AdaSmoothOut",
     "Evaluation",
+    "GhostBatchNormalization",
     "Lookahead",
     "Model",
+    "PartiallyAdaptive",
     "SmoothOut",
     "Step",
     "TrainStep",
     "Wrapper",
+    "convert",
+    "recalibrate",
+    "scaling",
     "schedules",
     "wrap",
 ]

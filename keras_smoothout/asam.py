@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_smoothout.checks import check_strength
+from keras_smoothout.checks import check_number
 from keras_smoothout.sam import SAM
 from keras_smoothout.weights import multiply
 from keras_smoothout.wrapper import included
@@ -45,7 +45,7 @@ class ASAM(SAM):
     """
 
     def __init__(self, inner, rho=0.5, eta=0.01, **kwargs):
-        check_strength("eta", eta)
+        check_number("eta", eta)
         super().__init__(inner, rho, **kwargs)
         self.eta = eta
 

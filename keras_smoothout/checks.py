@@ -7,15 +7,21 @@ from keras.optimizers.schedules import LearningRateSchedule
 PERTURBATIONS = ("replica", "shared")
 
 
+def check_number(name, value, least=0, most=math.inf, alternative=""):
+    """Raise unless `value` is a finite number from `least` to `most`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and least <= value <= most):
+        limits = f">= {least}" if most == math.inf else f"in [{least}, {most}]"
+        raise ValueError(
+            f"`{name}` must be a finite number {limits}{alternative}. Received: {name}={value!r}"
+        )
+
+
 def check_strength(name, value):
     """Raise unless `value` is a finite number >= 0 or a schedule of such numbers."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not isinstance(value, LearningRateSchedule) and not (
-        number and math.isfinite(value) and value >= 0
-    ):
-        raise ValueError(
-            f"`{name}` must be a finite number >= 0 or a `keras.optimizers.schedules."
-            f"LearningRateSchedule`. Received: {name}={value!r}"
+    if not isinstance(value, LearningRateSchedule):
+        check_number(
+            name, value, alternative=" or a `keras.optimizers.schedules.LearningRateSchedule`"
         )
 
 

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_smoothout import backend
-from keras_smoothout.checks import check_count
+from keras_smoothout.checks import check_count, check_number
 from keras_smoothout.weights import lerp
 from keras_smoothout.wrapper import Wrapper
 
@@ -53,10 +53,7 @@ class Lookahead(Wrapper):
 
     def __init__(self, inner, sync_period=5, slow_step_size=0.5, **kwargs):
         check_count("sync_period", sync_period)
-        if not isinstance(slow_step_size, (int, float)) or not 0 <= slow_step_size <= 1:
-            raise ValueError(
-                f"`slow_step_size` must be in [0, 1]. Received: slow_step_size={slow_step_size!r}"
-            )
+        check_number("slow_step_size", slow_step_size, most=1)
         super().__init__(inner, **kwargs)
         self.sync_period = sync_period
         self.slow_step_size = slow_step_size

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_smoothout.checks import check_count, check_strength
+from keras_smoothout.checks import check_count, check_number
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -19,7 +19,7 @@ class ConstantRadius(LearningRateSchedule):
     """
 
     def __init__(self, radius):
-        check_strength("radius", radius)
+        check_number("radius", radius)
         self.radius = radius
 
     def __call__(self, step):
@@ -47,8 +47,8 @@ class AnnealedRadius(LearningRateSchedule):
     """
 
     def __init__(self, radius, decay=0.55):
-        check_strength("radius", radius)
-        check_strength("decay", decay)
+        check_number("radius", radius)
+        check_number("decay", decay)
         self.radius = radius
         self.decay = decay
 
@@ -76,9 +76,9 @@ class TanhRadius(LearningRateSchedule):
     """
 
     def __init__(self, radius, total_steps, steepness=10.0):
-        check_strength("radius", radius)
+        check_number("radius", radius)
         check_count("total_steps", total_steps)
-        check_strength("steepness", steepness)
+        check_number("steepness", steepness)
         self.radius = radius
         self.total_steps = total_steps
         self.steepness = steepness

@@ -1,7 +1,8 @@
-"""The table of all optimizers. `test_contract.py` holds each row to all of its tests.
+"""The tables of all optimizers. `test_contract.py` holds each row to all of its tests.
 
-A row takes the inner optimizer and a strength: the method as it is meant at `1.0`, the inner
-optimizer alone at `0.0`. A new method is a new row.
+A row of `METHODS`, optimizers around another, takes the inner optimizer and a strength: the method
+as it is meant at `1.0`, the inner optimizer alone at `0.0`. A row of `BASES`, optimizers that go
+inside, takes its learning rate. A new method is a new row.
 """
 
 import keras
@@ -36,6 +37,13 @@ METHODS = {
         ks.SmoothOut(inner, radius=0.05 * s), sync_period=2, slow_step_size=1 - 0.5 * s
     ),
     "sam_smoothout": lambda inner, s=1.0: ks.SAM(ks.SmoothOut(inner, radius=0.05 * s), rho=0.1 * s),
+}
+BASES = {
+    "lars": lambda rate, **options: ks.LARS(rate, trust_coefficient=0.1, decay=0.01, **options),
+    "lamb": lambda rate, **options: ks.LAMB(rate, decay=0.01, **options),
+    "partially_adaptive": lambda rate, **options: ks.PartiallyAdaptive(
+        rate, weight_decay=0.01, **options
+    ),
 }
 
 

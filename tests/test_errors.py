@@ -12,6 +12,7 @@ import keras_smoothout as ks
 from keras_smoothout import schedules
 
 NUMBER = "must be a finite number >= 0 or a `keras.optimizers.schedules.LearningRateSchedule`"
+PLAIN = "must be a finite number >= 0. Received: "
 NOT_STRENGTHS = (-0.1, math.nan, math.inf, "0.1", True, None, lambda step: 0.1)
 NOT_COUNTS = (0, -1, 1.5, True, "1")
 
@@ -35,12 +36,15 @@ ARGUMENTS = [
     *((lambda v=v: ks.AdaSmoothOut(SGD(), v), f"`radius` {NUMBER}.") for v in NOT_STRENGTHS[:2]),
     *((lambda v=v: ks.SAM(SGD(), rho=v), f"`rho` {NUMBER}.") for v in NOT_STRENGTHS),
     *((lambda v=v: ks.ASAM(SGD(), rho=v), f"`rho` {NUMBER}.") for v in NOT_STRENGTHS[:2]),
-    *((lambda v=v: ks.ASAM(SGD(), eta=v), f"`eta` {NUMBER}.") for v in NOT_STRENGTHS[:2]),
+    *((lambda v=v: ks.ASAM(SGD(), eta=v), f"`eta` {PLAIN}") for v in NOT_STRENGTHS),
     *((lambda v=v: ks.SmoothOut(SGD(), copies=v), "`copies` must be") for v in NOT_COUNTS),
     *((lambda v=v: ks.SAM(SGD(), interval=v), "`interval` must be") for v in NOT_COUNTS),
     *((lambda v=v: ks.Lookahead(SGD(), v), "`sync_period` must be") for v in NOT_COUNTS),
     *(
-        (lambda v=v: ks.Lookahead(SGD(), slow_step_size=v), "`slow_step_size` must be in [0, 1].")
+        (
+            lambda v=v: ks.Lookahead(SGD(), slow_step_size=v),
+            "`slow_step_size` must be a finite number in [0, 1].",
+        )
         for v in (-0.1, 1.1, math.nan, "1", None)
     ),
     (lambda: ks.SmoothOut(SGD(), radius=-1), "Received: radius=-1"),
@@ -74,10 +78,10 @@ ARGUMENTS = [
     (lambda: ks.SAM(SGD), "Could not interpret optimizer identifier: <class"),
     (lambda: ks.SAM(None), "`inner` must be"),
     # Schedules.
-    (lambda: schedules.ConstantRadius(-1), f"`radius` {NUMBER}. Received: radius=-1"),
-    (lambda: schedules.AnnealedRadius(0.1, decay="1"), f"`decay` {NUMBER}. Received: decay='1'"),
+    (lambda: schedules.ConstantRadius(-1), f"`radius` {PLAIN}radius=-1"),
+    (lambda: schedules.AnnealedRadius(0.1, decay="1"), f"`decay` {PLAIN}decay='1'"),
     (lambda: schedules.TanhRadius(0.1, 0), "`total_steps` must be an integer >= 1. Received"),
-    (lambda: schedules.TanhRadius(0.1, 9, math.nan), f"`steepness` {NUMBER}. Received: steep"),
+    (lambda: schedules.TanhRadius(0.1, 9, math.nan), f"`steepness` {PLAIN}steep"),
     # Models.
     *(
         (lambda v=v: small(ks.Model).compile("sgd", ghost_batch_size=v), "`ghost_batch_size` must")

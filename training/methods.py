@@ -16,6 +16,12 @@ METHODS = {  # name: class, and the options that it takes. A new method is a new
 BASES = {
     "sgd": (keras.optimizers.SGD, ("learning_rate", "momentum", "nesterov", *CLIPS)),
     "adam": (keras.optimizers.Adam, ("learning_rate", *CLIPS)),
+    "padam": (ks.PartiallyAdaptive, ("learning_rate", "partial", *CLIPS)),
+    "lars": (
+        ks.LARS,
+        ("learning_rate", "momentum", "nesterov", "trust_coefficient", "decay", *CLIPS),
+    ),
+    "lamb": (ks.LAMB, ("learning_rate", "decay", *CLIPS)),
     "adamw": (keras.optimizers.AdamW, ("learning_rate", "weight_decay", *CLIPS)),
 }
 PATTERN = f"(({'|'.join(METHODS)})\\+)*({'|'.join([*METHODS, *BASES])})"

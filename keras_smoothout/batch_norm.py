@@ -1,0 +1,151 @@
+"""Ghost batch normalization: a large batch with the statistics of small ones.
+
+The layer does for BatchNormalization alone, and faster, what `ghost_batch_size` of `compile` does
+for the whole step.
+"""
+
+import keras
+from keras import layers, ops
+
+from keras_smoothout.checks import check_count
+from keras_smoothout.recalibrate import batch_norms
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class GhostBatchNormalization(layers.BatchNormalization):
+    """BatchNormalization whose training statistics are those of small parts of the batch.
+
+        for each ghost batch x_k of ghost_batch_size examples, the last one with the remainder:
+            y_k = gamma * (x_k - mean(x_k)) / sqrt(var(x_k) + epsilon) + beta
+            moving = momentum * moving + (1 - momentum) * statistics(x_k)
+
+    All ghost batches are normalized at once. In inference it is BatchNormalization.
+
+    Args:
+        ghost_batch_size: Number of examples that share statistics. Defaults to `128`.
+        **kwargs: As for `keras.layers.BatchNormalization`, but for `renorm` and `synchronized`. A
+            step applies `momentum` once for each ghost batch, so a value that suits batches of
+            `ghost_batch_size` suits here.
+
+    Raises:
+        ValueError: If an argument is out of its range, or a mask is passed.
+
+    Reduces to: BatchNormalization when the batch is not larger than `ghost_batch_size`, to
+        rounding.
+    Cost: as BatchNormalization.
+    Differs from the paper: the moving statistics are updated one ghost batch after the other, as in
+        the authors' code.
+
+    Example:
+        >>> import keras_smoothout as ks, numpy as np
+        >>> layer = ks.GhostBatchNormalization(ghost_batch_size=2, epsilon=0)
+        >>> x = np.array([[1.0], [3.0], [10.0], [30.0]])
+        >>> [float(y) for y in layer(x, training=True)[:, 0]]
+        [-1.0, 1.0, -1.0, 1.0]
+
+    Reference: Hoffer et al., *Train longer, generalize better*, NIPS 2017, arXiv:1705.08741,
+        Algorithm 1.
+    """
+
+    def __init__(self, ghost_batch_size=128, **kwargs):
+        check_count("ghost_batch_size", ghost_batch_size)
+        super().__init__(**kwargs)
+        if getattr(self, "renorm", False) or self.synchronized:
+            raise ValueError(
+                "`GhostBatchNormalization` has statistics of its own for each ghost batch: leave "
+                f"out `renorm` and `synchronized`. Received: {kwargs}"
+            )
+        self.ghost_batch_size = ghost_batch_size
+
+    def call(self, inputs, training=None, mask=None):
+        if not (training and self.trainable):
+            return super().call(inputs, training=False)
+        if mask is not None:
+            raise ValueError(
+                "`GhostBatchNormalization` cannot leave out masked steps of its inputs. Use "
+                "`keras.layers.BatchNormalization` and `ghost_batch_size` of `compile`."
+            )
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        means = self._ghost_means(x)  # (ghosts, channels)
+        centred = x - self._spread(means, x)
+        variances = self._ghost_means(ops.square(centred))
+        scale = ops.rsqrt(variances + self.epsilon)
+        if self.gamma is not None:
+            scale = scale * ops.cast(self.gamma, x.dtype)
+        y = centred * self._spread(scale, x)
+        if self.beta is not None:
+            shape = [1] * len(x.shape)
+            shape[self.axis] = x.shape[self.axis]
+            y = y + ops.reshape(ops.cast(self.beta, x.dtype), shape)
+        self._move(self.moving_mean, means)
+        self._move(self.moving_variance, variances)
+        return ops.cast(y, self.compute_dtype)
+
+    def _ghost_means(self, x):
+        """Mean of each ghost batch and channel: (batch, ..., channels) to (ghosts, channels)."""
+        size, batch = self.ghost_batch_size, ops.shape(x)[0]
+        ghosts = -(-batch // size)
+        places = [a for a in self._reduction_axes if a]
+        rows = ops.mean(x, axis=places) if places else x  # (batch, channels)
+        padding = ops.zeros((ghosts * size - batch, rows.shape[1]), rows.dtype)
+        rows = ops.concatenate([rows, padding], axis=0)
+        sums = ops.sum(ops.reshape(rows, (ghosts, size, rows.shape[1])), axis=1)
+        counts = ops.minimum(size, batch - size * ops.arange(ghosts))
+        return sums / ops.cast(counts, rows.dtype)[:, None]
+
+    def _spread(self, ghosts, x):
+        """What belongs to each example: (ghosts, channels) to the shape of `x`, but for ones."""
+        batch = ops.shape(x)[0]
+        rows = ops.repeat(ghosts, self.ghost_batch_size, axis=0)[:batch]
+        shape = [batch, *[1] * (len(x.shape) - 1)]
+        shape[self.axis] = x.shape[self.axis]
+        return ops.reshape(rows, shape)
+
+    def _move(self, variable, statistics):
+        """`moving = momentum * moving + (1 - momentum) * s` for each row `s` of `statistics`."""
+        age = ops.arange(ops.shape(statistics)[0])[::-1, None]
+        decay = ops.convert_to_tensor(self.momentum, statistics.dtype) ** ops.cast(age, statistics.dtype)
+        recent = (1 - self.momentum) * ops.sum(decay * statistics, axis=0)
+        kept = ops.cast(self.momentum * decay[0], variable.dtype) * variable
+        variable.assign(kept + ops.cast(recent, variable.dtype))
+
+    def get_config(self):
+        return super().get_config() | {"ghost_batch_size": self.ghost_batch_size}
+
+
+def convert(model, ghost_batch_size):
+    """A copy of `model` with `GhostBatchNormalization` in place of BatchNormalization.
+
+    Args:
+        model: A built functional or sequential `keras.Model`. It is left as it is.
+        ghost_batch_size: Number of examples that share statistics.
+
+    Returns:
+        A model of the same weights, not compiled.
+
+    Raises:
+        ValueError: If there is no BatchNormalization to convert, or the model is subclassed.
+
+    Example:
+        >>> import keras, keras_smoothout as ks
+        >>> inputs = keras.Input((4,))
+        >>> model = keras.Model(inputs, keras.layers.BatchNormalization()(inputs))
+        >>> ks.convert(model, 64).layers[1].ghost_batch_size
+        64
+    """
+    check_count("ghost_batch_size", ghost_batch_size)
+    if not batch_norms(model):
+        raise ValueError(
+            "`convert` replaces BatchNormalization in functional and sequential models, and finds "
+            f"none in this one. Received: model={model}"
+        )
+
+    def ghost(layer):
+        if type(layer) is layers.BatchNormalization:
+            config = layer.get_config() | {"ghost_batch_size": ghost_batch_size}
+            return GhostBatchNormalization.from_config(config)
+        return layer.__class__.from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=ghost, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy

@@ -1,0 +1,99 @@
+"""BatchNormalization's moving statistics, counted again over a data set.
+
+After averaging, perturbing or interpolating weights, moving statistics belong to weights that are
+no more.
+"""
+
+import contextlib
+
+import keras
+from keras import layers, ops
+
+from keras_smoothout import backend
+
+
+def batch_norms(model):
+    """The BatchNormalization layers of `model`, at any depth, that are not frozen."""
+    flat = model._flatten_layers(include_self=False)
+    return [x for x in flat if isinstance(x, layers.BatchNormalization) and x.trainable]
+
+
+def recalibrate(model, data, batch_size=500):
+    """Set BatchNormalization's moving statistics to those of `data` at the present weights.
+
+        mean = sum_b n_b * mean_b / N
+        variance = sum_b n_b * (variance_b + (mean_b - mean)**2) / N      over batches b
+
+    Batches pass as in training as far as BatchNormalization goes (each is normalized
+    by its own statistics) and as in inference for all else, dropout among it.
+
+    Args:
+        model: A built `keras.Model`. Only moving means and variances of layers that are not frozen
+            change; an error or an interrupt leaves them as they were.
+        data: Array of inputs, or an iterable of batches: `x` or `(x, y, ...)`.
+        batch_size: Number of examples in a batch, if `data` is an array. Defaults to `500`.
+
+    Raises:
+        ValueError: If `data` is empty.
+
+    Example:
+        >>> import keras, keras_smoothout as ks, numpy as np
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
+        >>> ks.recalibrate(model, np.array([[1.0], [2.0], [6.0]]))
+        >>> float(model.layers[0].moving_mean[0])
+        3.0
+
+    Reference: Izmailov et al., *Averaging Weights Leads to Wider Optima and Better Generalization*,
+        UAI 2018, arXiv:1803.05407, Section 3.2.
+    """
+    norms = batch_norms(model)
+    variables = [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
+    state = [backend.read(v) for v in model.non_trainable_variables]
+    total, seen = [ops.zeros_like(backend.read(v)) for v in variables], 0
+    for x in inputs_of(data, batch_size):
+        mapping = zip(model.non_trainable_variables, state, strict=True)
+        with recent_statistics(norms), keras.StatelessScope(mapping) as scope:
+            model(x, training=False)
+        found = [scope.get_current_value(v) for v in variables]
+        count = keras.tree.flatten(x)[0].shape[0]
+        seen += count
+        for i in range(0, len(found), 2):  # Means and variances of what was seen, merged.
+            share, shift = count / seen, found[i] - total[i]
+            total[i] = total[i] + share * shift
+            spread = found[i + 1] - total[i + 1] + (1 - share) * ops.square(shift)
+            total[i + 1] = total[i + 1] + share * spread
+    if not seen:
+        raise ValueError("`recalibrate` needs data to count. Received: no batches")
+    for variable, value in zip(variables, total, strict=True):
+        variable.assign(value)
+
+
+def inputs_of(data, batch_size):
+    """The inputs of each batch."""
+    if not hasattr(data, "shape"):
+        for batch in data:
+            yield batch[0] if isinstance(batch, (tuple, list)) else batch
+        return
+    for start in range(0, len(data), batch_size):
+        yield data[start : start + batch_size]
+
+
+@contextlib.contextmanager
+def recent_statistics(norms):
+    """Have `norms` normalize by the batch, and keep its statistics in place of moving ones."""
+    kept = [(layer, layer.call, layer.momentum) for layer in norms]
+
+    def plain(layer):
+        def call(inputs, training=None, mask=None):
+            return layers.BatchNormalization.call(layer, inputs, training=True, mask=mask)
+
+        return call
+
+    try:
+        for layer in norms:
+            layer.call, layer.momentum = plain(layer), 0.0
+        yield
+    finally:
+        for layer, _, momentum in kept:
+            del layer.call
+            layer.momentum = momentum

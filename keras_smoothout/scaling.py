@@ -1,0 +1,255 @@
+"""Large-batch rules: how learning rate, epochs and warm-up follow the batch size.
+
+A recipe that is tuned for small batches is turned into one for large batches by
+`Recipe.for_batch_size`; the factors it uses are functions of their own.
+"""
+
+import dataclasses
+import math
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_smoothout.checks import check_choice, check_count, check_number
+
+RULES = ("linear", "sqrt", "none")
+
+
+def linear_scaling(batch_size, base_batch_size):
+    """`batch_size / base_batch_size`: the sum of the gradients keeps its length.
+
+    Reference: Goyal et al., *Accurate, Large Minibatch SGD*, 2017, arXiv:1706.02677, Section 2.1.
+    """
+    check_count("batch_size", batch_size)
+    check_count("base_batch_size", base_batch_size)
+    return batch_size / base_batch_size
+
+
+def sqrt_scaling(batch_size, base_batch_size):
+    """`sqrt(batch_size / base_batch_size)`: the noise of the steps keeps its variance.
+
+    Reference: Hoffer et al., *Train longer, generalize better*, NIPS 2017, arXiv:1705.08741,
+        Section 4.
+    """
+    return math.sqrt(linear_scaling(batch_size, base_batch_size))
+
+
+def random_matrix_scaling(
+    batch_size, base_batch_size, outlier, variance, examples=None, adaptive=False
+):
+    """Ratio of the largest stable learning rates, `2 / lambda(B)`, or its root for Adam and alike.
+
+        b         = B / (1 - B / examples)
+        lambda(B) = outlier + variance / (b * outlier)  if outlier > sqrt(variance / b)
+                    2 * sqrt(variance / b)              otherwise
+
+    The batch Hessian is the true one plus noise, whose spectrum widens as batches shrink: the rule
+    is linear while noise dominates, and flat once the true outlier does.
+
+    Args:
+        batch_size: The batch size B to scale to.
+        base_batch_size: The batch size to scale from.
+        outlier: Largest eigenvalue of the Hessian of the whole training loss.
+        variance: Variance of a Hessian element over examples, times the number of weights.
+        examples: Number of training examples, or `None` for infinitely many. Defaults to `None`.
+        adaptive: Whether the optimizer is an adaptive one. Defaults to `False`.
+
+    Reference: Granziol et al., *Learning Rates as a Function of Batch Size*, JMLR 2022,
+        arXiv:2006.09092.
+    """
+    check_number("outlier", outlier)
+    check_number("variance", variance)
+
+    def largest(batch):
+        check_count("batch_size", batch)
+        if examples is not None and batch >= examples:
+            return outlier
+        noise = variance / batch * (1 - batch / (examples or math.inf))
+        return outlier + noise / outlier if outlier**2 > noise else 2 * math.sqrt(noise)
+
+    if outlier == variance == 0:
+        raise ValueError("`outlier` and `variance` cannot both be 0. Received: 0 and 0")
+    ratio = largest(base_batch_size) / largest(batch_size)
+    return math.sqrt(ratio) if adaptive else ratio
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class WarmUp(LearningRateSchedule):
+    """A straight line up to another schedule: `start + (schedule(warmup_steps) - start) * t`.
+
+    Args:
+        schedule: A float, or the `LearningRateSchedule` that holds from `warmup_steps` on. Its
+            steps are those of the whole training.
+        warmup_steps: Number of steps of the line.
+        start: Learning rate at step 0. Defaults to `0.0`.
+
+    Example:
+        >>> from keras_smoothout.scaling import WarmUp
+        >>> [round(float(WarmUp(1.6, 100, start=0.1)(step)), 3) for step in (0, 50, 100, 150)]
+        [0.1, 0.85, 1.6, 1.6]
+
+    Reference: Goyal et al., 2017, arXiv:1706.02677, Section 2.2 (gradual warm-up).
+    """
+
+    def __init__(self, schedule, warmup_steps, start=0.0):
+        if not isinstance(schedule, LearningRateSchedule):
+            check_number("schedule", schedule)
+        check_count("warmup_steps", warmup_steps)
+        check_number("start", start)
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.start = start
+
+    def __call__(self, step):
+        def at(step):
+            value = self.schedule(step) if callable(self.schedule) else self.schedule
+            return ops.cast(value, "float32")
+
+        progress = ops.cast(step, "float32") / self.warmup_steps
+        rising = self.start + (at(self.warmup_steps) - self.start) * progress
+        return ops.where(progress < 1.0, rising, at(step))
+
+    def get_config(self):
+        scheduled = isinstance(self.schedule, LearningRateSchedule)
+        schedule = keras.saving.serialize_keras_object(self.schedule) if scheduled else self.schedule
+        return {"schedule": schedule, "warmup_steps": self.warmup_steps, "start": self.start}
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = config["schedule"]
+        if isinstance(schedule, dict):
+            schedule = keras.saving.deserialize_keras_object(schedule)
+        return cls(**config | {"schedule": schedule})
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: what depends on the batch size, and nothing else.
+
+    Args:
+        batch_size: Number of examples in a batch.
+        learning_rate: The highest learning rate.
+        epochs: Number of epochs.
+        milestones: Rising epochs after which the learning rate drops. Defaults to `()`.
+        warmup_epochs: Epochs in which the learning rate rises linearly. Defaults to `0`.
+        ghost_batch_size: Argument of `compile`, or `None`. Defaults to `None`.
+        why: What was changed, and why: a line for each change. Defaults to `()`.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Example:
+        >>> from keras_smoothout.scaling import Recipe
+        >>> small = Recipe(batch_size=128, learning_rate=0.1, epochs=200, milestones=(81, 122, 164))
+        >>> large = small.for_batch_size(2048, rule="sqrt", regime_adaptation=True)
+        >>> (large.learning_rate, large.epochs, large.milestones)
+        (0.4, 3200, (1296, 1952, 2624))
+    """
+
+    batch_size: int
+    learning_rate: float
+    epochs: int
+    milestones: tuple = ()
+    warmup_epochs: int = 0
+    ghost_batch_size: int | None = None
+    why: tuple = ()
+
+    def __post_init__(self):
+        check_count("batch_size", self.batch_size)
+        check_number("learning_rate", self.learning_rate)
+        check_count("epochs", self.epochs)
+        check_count("warmup_epochs", self.warmup_epochs, least=0)
+        ends = [0, *self.milestones, self.epochs]
+        for milestone in self.milestones:
+            check_count("milestones", milestone)
+        if ends != sorted(set(ends)):
+            raise ValueError(
+                "`milestones` must rise, from 1 to below `epochs`. "
+                f"Received: milestones={self.milestones}, epochs={self.epochs}"
+            )
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                "`warmup_epochs` must be less than `epochs`. "
+                f"Received: warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
+            )
+        if self.ghost_batch_size is not None:
+            check_count("ghost_batch_size", self.ghost_batch_size)
+            if self.ghost_batch_size > self.batch_size:
+                raise ValueError(
+                    "`ghost_batch_size` must not exceed `batch_size`. Received: ghost_batch_size="
+                    f"{self.ghost_batch_size}, batch_size={self.batch_size}"
+                )
+
+    def for_batch_size(
+        self,
+        batch_size,
+        rule="sqrt",
+        regime_adaptation=False,
+        ghost_batch_size=None,
+        warmup_epochs=None,
+    ):
+        """The recipe for another batch size; `print` the result to see what changed and why.
+
+        Args:
+            batch_size: The new batch size.
+            rule: `"sqrt"`, `"linear"` or `"none"`, or the factor on the learning rate: a number,
+                such as `random_matrix_scaling` gives. Defaults to `"sqrt"`.
+            regime_adaptation: Whether epochs and milestones are stretched by
+                `ceil(batch_size / self.batch_size)`, so that there are as many updates as before.
+                Defaults to `False`.
+            ghost_batch_size: The new one. Defaults to `None`: as before.
+            warmup_epochs: The new ones. Defaults to `None`: as before.
+        """
+        check_count("batch_size", batch_size)
+        changes, why = {"batch_size": batch_size}, []
+        if isinstance(rule, str):
+            check_choice("rule", rule, RULES)
+            scaling = {"linear": linear_scaling, "sqrt": sqrt_scaling}.get(rule, lambda *_: 1.0)
+            factor = scaling(batch_size, self.batch_size)
+        else:
+            check_number("rule", rule)
+            factor = float(rule)
+        if factor != 1:
+            rate = changes["learning_rate"] = self.learning_rate * factor
+            name = rule if isinstance(rule, str) else "given"
+            why.append(f"learning rate {self.learning_rate:g} -> {rate:g}: {name} scaling")
+        stretch = math.ceil(batch_size / self.batch_size) if regime_adaptation else 1
+        if stretch > 1:
+            changes["epochs"] = self.epochs * stretch
+            changes["milestones"] = tuple(stretch * m for m in self.milestones)
+            why.append(
+                f"epochs {self.epochs} -> {changes['epochs']}, milestones with them: regime "
+                "adaptation, as many updates as before"
+            )
+        if ghost_batch_size is not None:
+            changes["ghost_batch_size"] = ghost_batch_size
+            why.append(f"ghost batches of {ghost_batch_size}: statistics and noise of small batches")
+        if warmup_epochs is not None:
+            changes["warmup_epochs"] = warmup_epochs
+            why.append(f"warm-up of {warmup_epochs} epochs: large rates diverge from the start")
+        why = [f"batch size {self.batch_size} -> {batch_size}", *why]
+        return dataclasses.replace(self, **changes, why=tuple(why))
+
+    def updates(self, examples):
+        """Number of weight updates in a training on so many examples."""
+        return self.epochs * math.ceil(examples / self.batch_size)
+
+    def schedule(self, examples, decay=0.1):
+        """The learning rate over the steps of a training on so many examples.
+
+        Constant between milestones, after each of which it is multiplied by `decay`; rising from 0
+        over `warmup_epochs`.
+        """
+        steps = math.ceil(examples / self.batch_size)
+        rate = self.learning_rate
+        if self.milestones:
+            rates = [rate * decay**i for i in range(len(self.milestones) + 1)]
+            last = [epoch * steps - 1 for epoch in self.milestones]
+            rate = keras.optimizers.schedules.PiecewiseConstantDecay(last, rates)
+        return WarmUp(rate, self.warmup_epochs * steps) if self.warmup_epochs else rate
+
+    def __str__(self):
+        values = dataclasses.asdict(self)
+        lines = [f"{name}: {values[name]}" for name in values if name != "why"]
+        return "\n".join([*lines, *(f"- {line}" for line in self.why)])
