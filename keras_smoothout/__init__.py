@@ -4,6 +4,7 @@ from keras_smoothout import scaling, schedules
 from keras_smoothout.ada_smoothout import AdaSmoothOut
 from keras_smoothout.asam import ASAM
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
+from keras_smoothout.callbacks import DistanceFromInit
 from keras_smoothout.evaluation import Evaluation, Step
 from keras_smoothout.lamb import LAMB
 from keras_smoothout.lars import LARS
@@ -13,6 +14,7 @@ from keras_smoothout.partially_adaptive import PartiallyAdaptive
 from keras_smoothout.recalibrate import recalibrate
 from keras_smoothout.sam import SAM
 from keras_smoothout.smoothout import SmoothOut
+from keras_smoothout.warm_up_batches import WarmUpBatches
 from keras_smoothout.wrapper import Wrapper
 
 __version__ = "0.1.0"
@@ -23,6 +25,7 @@ __all__ = [
     "LARS",
     "SAM",
     "AdaSmoothOut",
+    "DistanceFromInit",
     "Evaluation",
     "GhostBatchNormalization",
     "Lookahead",
@@ -31,6 +34,7 @@ __all__ = [
     "SmoothOut",
     "Step",
     "TrainStep",
+    "WarmUpBatches",
     "Wrapper",
     "convert",
     "recalibrate",

@@ -104,7 +104,9 @@ class GhostBatchNormalization(layers.BatchNormalization):
     def _move(self, variable, statistics):
         """`moving = momentum * moving + (1 - momentum) * s` for each row `s` of `statistics`."""
         age = ops.arange(ops.shape(statistics)[0])[::-1, None]
-        decay = ops.convert_to_tensor(self.momentum, statistics.dtype) ** ops.cast(age, statistics.dtype)
+        decay = ops.convert_to_tensor(self.momentum, statistics.dtype) ** ops.cast(
+            age, statistics.dtype
+        )
         recent = (1 - self.momentum) * ops.sum(decay * statistics, axis=0)
         kept = ops.cast(self.momentum * decay[0], variable.dtype) * variable
         variable.assign(kept + ops.cast(recent, variable.dtype))

@@ -10,7 +10,8 @@ from keras_smoothout.weights import lerp
 from keras_smoothout.wrapper import Wrapper, gradients
 
 LEFT_OUT = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
-Functional = type(keras.Model(*2 * [keras.Input(())]))  # Keras does not export its class.
+_scalar = keras.Input(())
+Functional = type(keras.Model(_scalar, _scalar + 1.0))  # Keras does not export its class.
 
 
 class TrainStep(backend.TrainStep):
@@ -64,14 +65,14 @@ class TrainStep(backend.TrainStep):
     def _gradients(self, weights, state, data):
         """Mean gradient over the ghost batches of `data`, and the state after the last of them."""
         optimizer = self.optimizer
-        if len(weights) != len(optimizer._trainable_variables):
+        unscaled = getattr(optimizer, "inner_optimizer", optimizer)
+        if len(weights) != len(unscaled._trainable_variables):
             raise ValueError(
                 "The trainable variables have changed since the model was compiled: the optimizer "
-                f"was built with {len(optimizer._trainable_variables)}, the model has "
+                f"was built with {len(unscaled._trainable_variables)}, the model has "
                 f"{len(weights)}. Call `compile` again after freezing or unfreezing layers."
             )
-        counter = getattr(optimizer, "inner_optimizer", optimizer)._iterations
-        step = Step(backend.read(counter), backend.replica())
+        step = Step(backend.read(unscaled._iterations), backend.replica())
         loss_scale = optimizer.scale_loss(1.0)  # 1.0 itself without loss scaling.
         connected = []
 

@@ -112,7 +112,9 @@ class WarmUp(LearningRateSchedule):
 
     def get_config(self):
         scheduled = isinstance(self.schedule, LearningRateSchedule)
-        schedule = keras.saving.serialize_keras_object(self.schedule) if scheduled else self.schedule
+        schedule = (
+            keras.saving.serialize_keras_object(self.schedule) if scheduled else self.schedule
+        )
         return {"schedule": schedule, "warmup_steps": self.warmup_steps, "start": self.start}
 
     @classmethod
@@ -224,7 +226,9 @@ class Recipe:
             )
         if ghost_batch_size is not None:
             changes["ghost_batch_size"] = ghost_batch_size
-            why.append(f"ghost batches of {ghost_batch_size}: statistics and noise of small batches")
+            why.append(
+                f"ghost batches of {ghost_batch_size}: statistics and noise of small batches"
+            )
         if warmup_epochs is not None:
             changes["warmup_epochs"] = warmup_epochs
             why.append(f"warm-up of {warmup_epochs} epochs: large rates diverge from the start")

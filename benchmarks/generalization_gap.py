@@ -1,0 +1,223 @@
+"""What each large-batch method is worth: `python -m benchmarks.generalization_gap --data_dir=DIR`.
+
+Trains a grid of method x batch size x seed and appends one JSON line per run to
+benchmarks/generalization_gap.jsonl. Kill it at any point and start it again: runs that have a line
+are not repeated. `python -m benchmarks.report` turns the lines into RESULTS.md and figures.
+
+A run is a list of train.py's flags. Learning rates are tuned at each batch size, by three trials on
+the last 5,000 training images (seed 100), for plain SGD as for SmoothOut, SAM, LARS and LAMB; the
+other rows change one thing about one of these and keep its rate. The rate falls as a cosine.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+import train
+from keras_smoothout.scaling import Recipe, sqrt_scaling
+from training import runs
+
+RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
+BASE, GHOST, SEEDS, TUNING_SEED = 128, 128, range(5), 100
+BATCH_SIZES = (128, 512, 2048, 8192)
+FACTORS = (0.5, 1.0, 2.0)  # Trials of the learning rate, times that of `RATES` by the sqrt rule.
+RATES = {"SGD": 0.05, "SmoothOut": 0.05, "SAM": 0.05, "LARS": 2.0, "LAMB": 0.005}
+ROWS = {  # label: whose tuned rate, ghost batches, flags
+    "SGD": ("SGD", False, []),
+    "+ sqrt rate": ("SGD", False, []),
+    "+ ghost batches": ("SGD", True, []),
+    "+ regime adaptation": ("SGD", True, []),
+    "SmoothOut": ("SmoothOut", True, ["--method=smoothout", "--radius=0.02"]),
+    "AdaSmoothOut": ("SmoothOut", True, ["--method=adasmoothout", "--radius=0.3"]),
+    "SAM": ("SAM", True, ["--method=sam", "--rho=0.05"]),
+    "ASAM": ("SAM", True, ["--method=asam", "--rho=0.5"]),
+    "LARS": ("LARS", True, ["--method=lars"]),
+    "LAMB": ("LAMB", True, ["--method=lamb"]),
+}
+SETTINGS = {
+    "f1": (
+        ["--dataset=fashion_mnist", "--model=f1", "--train_examples=20000"],
+        {"epochs": 15, "held_out": 55000},
+    ),
+}
+
+
+def line(experiment, label, batch_size, seed, flags, recipe):
+    """A run before it is trained."""
+    flags = [*flags, f"--batch_size={batch_size}", f"--learning_rate={recipe.learning_rate:.6g}"]
+    flags += [f"--epochs={recipe.epochs}", "--lr_schedule=cosine"]
+    if recipe.ghost_batch_size and recipe.ghost_batch_size < batch_size:
+        flags.append(f"--ghost_batch_size={recipe.ghost_batch_size}")
+    names = ("experiment", "label", "batch_size", "seed", "flags")
+    return dict(zip(names, (experiment, label, batch_size, seed, flags), strict=True))
+
+
+def key(run):
+    return run["experiment"], run["label"], run["batch_size"], run["seed"]
+
+
+def tuning(setting):
+    """The trials of the learning rates."""
+    common, options = SETTINGS[setting]
+    held_out = options["held_out"]
+    split = [f"--train_split=train[:{held_out}]", f"--test_split=train[{held_out}:]"]
+    for batch_size in BATCH_SIZES:
+        for label, rate in RATES.items():
+            _, ghosts, flags = ROWS[label]
+            for factor in FACTORS:
+                scaled = float(f"{factor * rate * sqrt_scaling(batch_size, BASE):.3g}")
+                ghost = min(GHOST, batch_size) if ghosts else None
+                recipe = Recipe(batch_size, scaled, options["epochs"], ghost_batch_size=ghost)
+                name = f"{label}, rate {scaled:g}"
+                all_flags = [*common, *split, *flags]
+                run = line(f"{setting}-tuning", name, batch_size, TUNING_SEED, all_flags, recipe)
+                yield run | {"tunes": label, "rate": scaled}
+
+
+def tuned(done, setting):
+    """The best rate of each tuned row at each batch size, once all of its trials are there."""
+    best = {}
+    for run in sorted(done.values(), key=lambda run: (run["test_accuracy"], -run["test_loss"])):
+        if run["experiment"] == f"{setting}-tuning":
+            best[run["tunes"], run["batch_size"]] = run["rate"]
+    return best
+
+
+def grid(setting, rates):
+    """All runs of a setting, one seed after the other, the longest at the end."""
+    common, options = SETTINGS[setting]
+    small = Recipe(BASE, rates["SGD", BASE], options["epochs"])
+    runs_ = []
+    for seed in SEEDS:
+        for batch_size in BATCH_SIZES:
+            for label, (whose, ghosts, flags) in ROWS.items():
+                if batch_size == BASE and label.startswith("+"):
+                    continue  # At the base batch size nothing is added.
+                recipe = small.for_batch_size(
+                    batch_size,
+                    rule=rates[whose, batch_size] / small.learning_rate,
+                    regime_adaptation=label == "+ regime adaptation",
+                    ghost_batch_size=min(GHOST, batch_size) if ghosts else None,
+                )
+                if label == "+ sqrt rate":
+                    recipe = small.for_batch_size(batch_size, rule="sqrt")
+                runs_.append(line(setting, label, batch_size, seed, [*common, *flags], recipe))
+                runs_[-1]["epochs"] = recipe.epochs
+    return sorted(runs_, key=lambda run: run["epochs"] > 16 * options["epochs"])
+
+
+@functools.lru_cache(maxsize=2)
+def arrays(*where):
+    """Normalised (images, one-hot labels) of the two splits."""
+    source = runs.data.load(*where)
+    splits = []
+    for split in (source.train, source.test):
+        ((_, images, labels),) = split.batches(split.examples).as_numpy_iterator()
+        images = (images - source.mean) / source.deviation
+        splits.append((images.astype("float32"), np.eye(source.classes, dtype="float32")[labels]))
+    return source, *splits
+
+
+class Clock(keras.callbacks.Callback):
+    """CPU seconds of the training so far, at the end of each epoch, without the first's."""
+
+    def on_train_begin(self, logs=None):
+        self.seconds, self.ends = 0.0, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began = time.process_time()
+
+    def on_test_begin(self, logs=None):
+        self.stop()
+
+    def stop(self):
+        self.last = time.process_time() - self.began
+
+    def on_epoch_end(self, epoch, logs=None):
+        if "val_loss" not in logs:
+            self.stop()
+        self.seconds += self.last if epoch else 0.0  # The step is compiled in the first epoch.
+        self.ends.append(self.seconds)
+
+
+def trained(run, data_dir):
+    """The numbers of one run."""
+    flags = [f"--seed={run['seed']}", f"--data_dir={data_dir}", "--verbose=0", *run["flags"]]
+    train.parse(["train.py", *flags])
+    options, began = train.FLAGS, time.perf_counter()
+    source, (x, y), test = arrays(*(getattr(options, name) for name in runs.DATA_OPTIONS))
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(options.seed)
+    steps = -(-len(x) // options.batch_size)
+    model = runs.build(options, options.method, options.seed, source, steps)
+    clock, every = Clock(), max(1, options.epochs // 15)
+    history = model.fit(
+        x,
+        y,
+        options.batch_size,
+        options.epochs,
+        validation_data=test,
+        validation_batch_size=5000,
+        validation_freq=every,
+        verbose=0,
+        callbacks=[clock],
+    ).history
+    numbers = {"updates": options.epochs * steps, "epochs": options.epochs}
+    for name, (images, labels) in (("train", (x, y)), ("test", test)):
+        measured = model.evaluate(images, labels, 5000, verbose=0, return_dict=True)
+        numbers |= {f"{name}_{metric}": float(value) for metric, value in measured.items()}
+    epochs = clock.ends[every - 1 :: every]
+    curve = zip(epochs, history["val_accuracy"], history["val_loss"], strict=True)
+    numbers["curve"] = [[round(float(v), 4) for v in point] for point in curve]
+    numbers["cpu_seconds"] = round(clock.seconds, 2)
+    numbers["wall_seconds"] = round(time.perf_counter() - began, 2)
+    numbers["versions"] = f"keras {keras.__version__}, {keras.backend.backend()}"
+    return run | numbers
+
+
+def recorded(path):
+    """The runs that have a line, by key. A line that was cut off is dropped from the file."""
+    text = path.read_text() if path.exists() else ""
+    if not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+        path.write_text(text)
+    return {key(run): run for run in map(json.loads, text.splitlines())}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--setting", default="f1", choices=SETTINGS)
+    parser.add_argument("--data_dir", help="folder of prepared tfds sets")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    args = parser.parse_args()
+    done = recorded(args.results)
+
+    def complete(runs_):
+        for i, run in enumerate(runs_, 1):
+            old = done.get(key(run))
+            if old is None:
+                done[key(run)] = trained(run, args.data_dir)
+                with open(args.results, "a") as file:
+                    file.write(json.dumps(done[key(run)]) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                accuracy = done[key(run)]["test_accuracy"]
+                print(f"{i}/{len(runs_)} {key(run)} {accuracy:.4f}", flush=True)
+            elif old["flags"] != run["flags"]:
+                raise SystemExit(
+                    f"{args.results} holds {key(run)} with other flags, {old['flags']}: remove its "
+                    f"line, or name other --results. Expected: {run['flags']}"
+                )
+
+    complete(list(tuning(args.setting)))
+    complete(grid(args.setting, tuned(done, args.setting)))
+
+
+if __name__ == "__main__":
+    main()

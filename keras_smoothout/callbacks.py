@@ -1,0 +1,77 @@
+"""Callbacks that watch a training: how far the weights have gone."""
+
+import csv
+
+import keras
+import numpy as np
+
+from keras_smoothout.checks import check_count
+
+
+class DistanceFromInit(keras.callbacks.Callback):
+    """Distance of the weights from where they were at the start: `||w_t - w_0||`.
+
+    On a random landscape it grows as `log(t)` (ultra-slow diffusion), at the same pace for all
+    batch sizes once their learning rates are scaled. It is measured at steps even in log(t) and at
+    the end of each epoch, whose logs then hold it as `distance_from_init`, for the history,
+    TensorBoard and CSVLogger; pass this callback before theirs.
+
+    Args:
+        path: CSV file of (step, distance) to write to as they are measured, or `None`. Defaults to
+            `None`.
+        points_per_decade: Number of measurements while `t` grows tenfold. Defaults to `20`.
+
+    Attributes:
+        distances: List of pairs (step, distance).
+
+    Example:
+        >>> import keras, keras_smoothout as ks, numpy as np
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> distance = ks.DistanceFromInit()
+        >>> x = np.ones((8, 2))
+        >>> history = model.fit(x, x[:, :1], batch_size=1, verbose=0, callbacks=[distance])
+        >>> [step for step, _ in distance.distances]
+        [1, 2, 3, 4, 5, 6, 7, 8]
+
+    Reference: Hoffer et al., *Train longer, generalize better*, NIPS 2017, arXiv:1705.08741,
+        Section 3 and Figure 2.
+    """
+
+    def __init__(self, path=None, points_per_decade=20):
+        super().__init__()
+        check_count("points_per_decade", points_per_decade)
+        self.path = path
+        self.points_per_decade = points_per_decade
+        self.distances = []
+
+    def _weights(self):
+        getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX keeps them elsewhere.
+        return [keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables]
+
+    def on_train_begin(self, logs=None):
+        self._start, self._step, self._next = self._weights(), 0, 1
+        self.distances = []
+        if self.path is not None:
+            with open(self.path, "w", newline="") as file:
+                csv.writer(file).writerow(["step", "distance"])
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+        if self._step >= self._next:
+            self._next = max(self._step + 1, round(self._step * 10 ** (1 / self.points_per_decade)))
+            self._measure()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.distances[-1][0] < self._step:
+            self._measure()
+        if logs is not None:
+            logs["distance_from_init"] = self.distances[-1][1]
+
+    def _measure(self):
+        pairs = zip(self._weights(), self._start, strict=True)
+        square = sum(float(np.sum(np.square(a.astype("float64") - b))) for a, b in pairs)
+        self.distances.append((self._step, square**0.5))
+        if self.path is not None:
+            with open(self.path, "a", newline="") as file:
+                csv.writer(file).writerow(self.distances[-1])

@@ -1,0 +1,82 @@
+"""A data set whose batches grow during training: start small, go on large.
+
+Small batches find the basin of a flat minimum, large ones descend it fast.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+
+from keras_smoothout.checks import check_count
+
+
+class WarmUpBatches(keras.utils.PyDataset):
+    """Shuffled batches whose size changes at given steps.
+
+    Args:
+        x: Array of inputs, examples along the first axis.
+        y: Array of targets.
+        batch_sizes: Dictionary from a step to the batch size from there on; it must hold step 0.
+            Steps are counted over the whole training.
+        seed: Seed of the order of the examples, which is new in each pass. Defaults to `0`.
+        start: Step to begin with, for a training that goes on. Defaults to `0`.
+        **kwargs: As for `keras.utils.PyDataset`.
+
+    There is no end to it: pass `steps_per_epoch` to `fit`, whose epochs are then of equally many
+    updates, and `shuffle=False`, since it is shuffled.
+
+    Raises:
+        ValueError: If `batch_sizes` is not as above, or `x` and `y` differ in length.
+
+    Example:
+        >>> import keras, keras_smoothout as ks, numpy as np
+        >>> x = np.arange(100.0)[:, None]
+        >>> data = ks.WarmUpBatches(x, 2 * x, {0: 10, 5: 50})
+        >>> [len(data[step][0]) for step in (0, 4, 5, 1000)]
+        [10, 10, 50, 50]
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> history = model.fit(data, steps_per_epoch=10, epochs=2, shuffle=False, verbose=0)
+
+    Reference: Keskar et al., *On Large-Batch Training for Deep Learning*, ICLR 2017,
+        arXiv:1609.04836, Section 4 (warm-started large-batch training).
+    """
+
+    def __init__(self, x, y, batch_sizes, seed=0, start=0, **kwargs):
+        super().__init__(**kwargs)
+        if 0 not in batch_sizes:
+            raise ValueError(
+                "`batch_sizes` must hold the batch size from step 0 on. "
+                f"Received: batch_sizes={batch_sizes}"
+            )
+        for step, size in batch_sizes.items():
+            check_count("step", step, least=0)
+            check_count("batch_size", size)
+        if len(x) != len(y):
+            raise ValueError(
+                f"`x` and `y` must be of one length. Received: {len(x)} inputs, {len(y)} targets"
+            )
+        self.x, self.y, self.seed, self.start = x, y, seed, start
+        self.batch_sizes = dict(sorted(batch_sizes.items()))
+
+    @property
+    def num_batches(self):
+        return None
+
+    def __getitem__(self, index):
+        index += self.start
+        begin, size = 0, 0  # Examples before this step; size of its batch.
+        ends = [*itertools.islice(self.batch_sizes, 1, None), index + 1]
+        for (first, size), end in zip(self.batch_sizes.items(), ends, strict=True):
+            begin += size * max(0, min(index, end) - first)
+            if index < end:
+                break
+        passes, places = np.divmod(np.arange(begin, begin + size), len(self.x))
+        which = np.concatenate(
+            [self._order(number)[places[passes == number]] for number in np.unique(passes)]
+        )
+        return self.x[which], self.y[which]
+
+    def _order(self, number):
+        return np.random.default_rng([self.seed, number]).permutation(len(self.x))
