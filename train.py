@@ -25,7 +25,6 @@ the weights that the method looks at; the closing table evaluates the final, cle
 """
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -33,170 +32,12 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No chatter of TensorFlow's start.
 
-import keras
 from absl import app, flags
 
-import models
-from training import batches, methods, plots, records, runs
+from training import courses, methods, options, plots, records, runs
+from training.options import FLAGS
 
-# Flags --------------------------------------------------------------------------------------------
-
-FLAGS = flags.FLAGS
-switch, number, real = flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float
-text, texts, choice = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_enum
-
-text("dataset", "digits", "'digits', or any image classification set of tfds.")
-text("data_dir", None, "Folder of prepared tfds sets (default: that of tfds).")
-switch("download", False, "Let tfds download and prepare the set.")
-text("train_split", "train", "Split of tfds to train on, such as train[:45000].")
-text("test_split", "test", "Split of tfds to test on.")
-number("image_size", None, "Resize all images to so many pixels.", 1)
-number("train_examples", None, "Train on so many examples only, the same for all seeds.", 1)
-choice("augment", "none", batches.AUGMENTATIONS, "Random crops, and mirror images.")
-real("label_smoothing", 0.0, "Share of each label that is spread over all classes.", 0, 1)
-
-choice("model", "f1", models.NAMES, "Network.")
-real("l2", 0.0, "Weight decay in the gradient: l2/2 times the squared norm in the loss.", 0)
-
-text("method", "sgd", f"{methods.KNOWN}.")
-texts("compare", [], "Methods to train in turn, on the same data and seeds.")
-number("seeds", 1, "Train each method with so many seeds, from --seed on.", 1)
-real("radius", None, "Size of SmoothOut's noise (default: 0.01, of AdaSmoothOut 0.1).", 0)
-choice("radius_schedule", "constant", ("constant", "annealed", "tanh"), "Radius over the steps.")
-choice("distribution", "uniform", ("uniform", "normal"), "Distribution of SmoothOut's noise.")
-choice("scale", "absolute", ("absolute", "weight", "filter"), "Unit of the radius.")
-number("copies", 1, "Draws of noise that SmoothOut averages in a step.", 1)
-switch("antithetic", False, "Draw SmoothOut's copies as pairs of opposite noise.")
-switch("denoise", True, "Take SmoothOut's noise off after the step; not to is an ablation.")
-choice("perturbation", "replica", ("replica", "shared"), "Perturb each replica, or all alike.")
-real("rho", None, "Radius of SAM's ball (default: 0.05, of ASAM 0.5).", 0)
-real("eta", 0.01, "What ASAM adds to the magnitude of the weights.", 0)
-number("interval", 1, "Take SAM's second gradient on every so many-th step only.", 1)
-number("sync_period", 5, "Steps between two synchronizations of Lookahead.", 1)
-real("slow_step_size", 0.5, "Fraction of the way that Lookahead's slow weights go.", 0, 1)
-
-number("batch_size", 128, "Examples in a batch, over all replicas.", 1)
-number("ghost_batch_size", 0, "Examples in a ghost batch, of one replica; 0 for none.", 0)
-switch("drop_remainder", False, "Leave out the smaller last batch of an epoch.")
-number("epochs", 20, "Epochs to train, those before --resume included.", 1)
-real("learning_rate", 0.1, "Learning rate, the highest of the schedule.", 0)
-choice("lr_schedule", "constant", ("constant", "cosine", "piecewise", "polynomial"), "Its course.")
-texts("lr_milestones", [], "Epochs after which piecewise multiplies by --lr_decay.")
-real("lr_decay", 0.1, "Factor of piecewise.", 0)
-real("lr_power", 1.0, "Exponent of polynomial; 1 is a straight line.", 0)
-number("warmup_epochs", 0, "Epochs in which cosine first rises linearly.", 0)
-real("momentum", 0.9, "Momentum of sgd.", 0, 1)
-switch("nesterov", False, "Nesterov's momentum.")
-real("trust_coefficient", 0.001, "Step of lars over the norm of the weights.", 0)
-real("decay", 0.0, "Weight decay inside the trust ratio of lars and lamb.", 0)
-real("partial", 0.125, "Exponent of padam: 0 is sgd, 0.5 is adam.", 0, 0.5)
-real("weight_decay", 0.004, "Decoupled weight decay of adamw.", 0)
-real("clipnorm", None, "Clip the norm of each gradient.", 0)
-real("global_clipnorm", None, "Clip the norm of all gradients together.", 0)
-real("clipvalue", None, "Clip each element of the gradients.", 0)
-number("seed", 0, "Seed of weights, order, augmentation, dropout and noise.", 0)
-
-choice("mixed_precision", "float32", ("float32", "mixed_float16", "mixed_bfloat16"), "Precision.")
-choice("jit", "auto", ("auto", "on", "off"), "Compile the step by XLA; auto leaves it to Keras.")
-switch("run_eagerly", False, "Do not trace the step: to debug it.")
-number("steps_per_execution", 1, "Steps in one call of the traced function.", 1)
-choice("strategy", "default", ("default", "mirrored"), "One device, or a replica on each.")
-number("devices", 1, "Devices to split the CPU into, for mirrored without GPUs.", 1)
-
-text("workdir", None, "Folder of the run (default: runs/<dataset>-<model>-<method>).")
-switch("resume", False, "Go on with the run in --workdir; its flags hold but for those given.")
-switch("overwrite", False, "Delete the run in the workdir first.")
-number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, 2)
-
-flags.register_validator(
-    "lr_milestones",
-    lambda epochs: all(map(str.isdigit, epochs)),
-    "must be whole epochs, as in 50,75",
-)
-
-OURS = FLAGS.flags_by_module_dict()[FLAGS.find_module_defining_flag("dataset")]
-CHANGEABLE = ("epochs", "workdir", "resume", "data_dir", "download", "verbose")  # On resuming.
-
-
-def parse(argv):
-    """Reads the flags, or ends with what is wrong about them."""
-    try:
-        for flag in OURS:
-            flag.unparse()
-        rest = FLAGS(argv)
-        if FLAGS.resume and FLAGS.workdir:
-            recall({flag.name: flag.value for flag in OURS if flag.present})
-        check(FLAGS)
-        if rest[1:]:
-            raise flags.Error(f"train.py takes flags only. Received: {' '.join(rest[1:])}")
-        return rest
-    except flags.Error as error:
-        sys.exit(f"{error}\nAll flags are explained by: python train.py --help")
-
-
-def recall(given):
-    """Sets all flags to those of the run in the workdir, but for those that may be given anew."""
-    saved = Path(FLAGS.workdir, "flags.txt")
-    if not saved.exists():
-        raise flags.Error(f"there is no run to --resume in {FLAGS.workdir}: {saved} is missing")
-    for flag in OURS:
-        flag.unparse()
-    FLAGS(["", f"--flagfile={saved}"])
-    for name, value in given.items():
-        own = FLAGS[name].value
-        if name not in CHANGEABLE and value != own:
-            raise flags.Error(
-                f"--{name} cannot change on --resume: leave it out, or begin a run in another "
-                f"--workdir. Received: --{name}={value} for a run with {own}"
-            )
-        if name == "epochs" and value < own:
-            raise flags.Error(f"--epochs can only be raised from {own}. Received: --epochs={value}")
-        FLAGS[name].value = value
-
-
-def check(f):
-    """Raises for flags that exclude each other or that no method has a use for."""
-    names, mirrored = f.compare or [f.method], f.strategy == "mirrored"
-    epochs = [0, *map(int, f.lr_milestones), f.epochs]
-    refuse(f.resume and not f.workdir, "--resume needs --workdir, the folder of the run")
-    refuse(f.compare and f.method != "sgd", "--compare and --method exclude each other")
-    refuse(len(set(names)) < len(names), "--compare must name each method once")
-    if not all(re.fullmatch(methods.PATTERN, name) for name in names):
-        refuse(True, f"--{'compare' if f.compare else 'method'} takes {methods.KNOWN}")
-    refuse(
-        bool(f.lr_milestones) != (f.lr_schedule == "piecewise"),
-        "--lr_milestones and --lr_schedule=piecewise need each other",
-    )
-    refuse(epochs != sorted(set(epochs)), "--lr_milestones must rise, from 1 to below --epochs")
-    refuse(
-        f.warmup_epochs and f.lr_schedule != "cosine", "--warmup_epochs needs --lr_schedule=cosine"
-    )
-    for name, schedule in (("lr_decay", "piecewise"), ("lr_power", "polynomial")):
-        idle = f.lr_schedule != schedule and f[name].value != f[name].default
-        refuse(idle, f"--{name} needs --lr_schedule={schedule}")
-    refuse(f.warmup_epochs >= f.epochs, "--warmup_epochs must be less than --epochs")
-    refuse(f.ghost_batch_size > f.batch_size, "--ghost_batch_size must not exceed --batch_size")
-    refuse(f.devices > 1 and not mirrored, "--devices needs --strategy=mirrored")
-    refuse(f.batch_size % f.devices, "--batch_size must be a multiple of --devices")
-    refuse(
-        mirrored and keras.backend.backend() != "tensorflow",
-        "--strategy=mirrored needs KERAS_BACKEND=tensorflow",
-    )
-    refuse(mirrored and f.jit == "on", "--strategy=mirrored and --jit=on exclude each other")
-    refuse(f.run_eagerly and f.jit == "on", "--run_eagerly and --jit=on exclude each other")
-    for name in methods.OPTIONS.difference(*map(methods.used, names)):
-        idle = f[name].value != f[name].default
-        refuse(idle, f"--{name} means nothing to the method {' or '.join(names)}")
-
-
-def refuse(wrong, message):
-    """Raises `message` if anything is `wrong`, with the values of the flags that it names."""
-    if wrong:
-        named = re.findall(r"--(\w+)", message)
-        raise flags.Error(f"{message}. Received: {' '.join(FLAGS[n].serialize() for n in named)}")
-
-
-# All runs -----------------------------------------------------------------------------------------
+flags.adopt_module_key_flags(options)  # --help shows those of the main module.
 
 
 def main(_):
@@ -212,24 +53,24 @@ def main(_):
         )
     strategy = runs.devices(FLAGS)
     try:
-        for method in names:
-            methods.optimizer(FLAGS, method, 0, steps=1)  # Checked before any work.
+        course = courses.plan(FLAGS, FLAGS.batch_size * FLAGS.steps_per_execution)
+        for method in names:  # Checked before any work.
+            methods.optimizer(FLAGS, method, 0, course)
         source = runs.load(FLAGS)
-        steps = runs.steps_per_epoch(FLAGS, source, strategy)
+        course = courses.plan(FLAGS, source.train.examples, strategy.num_replicas_in_sync)
     except (ValueError, OSError, flags.Error) as error:
         sys.exit(str(error))
 
     if taken:
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    kept = [
-        f for f in OURS if f.value is not None and f.name not in ("workdir", "resume", "overwrite")
-    ]
+    dropped = ("workdir", "resume", "overwrite")
+    kept = [f for f in options.OURS if f.value is not None and f.name not in dropped]
     with records.whole(workdir / "flags.txt") as path:
         path.write_text("".join(f"{flag.serialize()}\n" for flag in kept))
     print(
         f"{FLAGS.dataset}: {source.train.examples} training and {source.test.examples} test images "
-        f"of {source.image_shape}, {source.classes} classes; {steps} steps per epoch\n"
+        f"of {source.image_shape}, {source.classes} classes\n{course}\n"
     )
 
     histories, summaries = {}, {}
@@ -240,10 +81,12 @@ def main(_):
                 folder = workdir / (method if FLAGS.compare else "")
                 folder /= f"seed-{seed}" if FLAGS.seeds > 1 else ""
                 print(f"{method}, seed {seed}, into {folder}")
-                history, summary = runs.train(FLAGS, method, seed, source, steps, folder, strategy)
+                history, summary = runs.train(FLAGS, method, seed, source, course, folder, strategy)
                 histories.setdefault(method, []).append(history)
                 summaries.setdefault(method, []).append(summary)
                 plots.curves({method: [history]}, folder / "curves.png", title)
+                if FLAGS.track_distance:
+                    plots.distances(folder / "distance.csv", folder / "distance.png", title)
     except KeyboardInterrupt:
         print(f"\nInterrupted. To go on after the last whole epoch:\n  python train.py {resume}")
         sys.exit(130)
@@ -255,4 +98,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=options.parse)

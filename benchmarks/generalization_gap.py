@@ -19,9 +19,8 @@ import time
 import keras
 import numpy as np
 
-import train
 from keras_smoothout.scaling import Recipe, sqrt_scaling
-from training import runs
+from training import courses, options, runs
 
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
 BASE, GHOST, SEEDS, TUNING_SEED = 128, 128, range(5), 100
@@ -149,26 +148,26 @@ class Clock(keras.callbacks.Callback):
 def trained(run, data_dir):
     """The numbers of one run."""
     flags = [f"--seed={run['seed']}", f"--data_dir={data_dir}", "--verbose=0", *run["flags"]]
-    train.parse(["train.py", *flags])
-    options, began = train.FLAGS, time.perf_counter()
-    source, (x, y), test = arrays(*(getattr(options, name) for name in runs.DATA_OPTIONS))
+    options.parse(["train.py", *flags])
+    f, began = options.FLAGS, time.perf_counter()
+    source, (x, y), test = arrays(*(getattr(f, name) for name in runs.DATA_OPTIONS))
     keras.backend.clear_session()
-    keras.utils.set_random_seed(options.seed)
-    steps = -(-len(x) // options.batch_size)
-    model = runs.build(options, options.method, options.seed, source, steps)
-    clock, every = Clock(), max(1, options.epochs // 15)
+    keras.utils.set_random_seed(f.seed)
+    course = courses.plan(f, len(x))
+    model = runs.build(f, f.method, f.seed, source, course)
+    clock, every = Clock(), max(1, f.epochs // 15)
     history = model.fit(
         x,
         y,
-        options.batch_size,
-        options.epochs,
+        f.batch_size,
+        f.epochs,
         validation_data=test,
         validation_batch_size=5000,
         validation_freq=every,
         verbose=0,
         callbacks=[clock],
     ).history
-    numbers = {"updates": options.epochs * steps, "epochs": options.epochs}
+    numbers = {"updates": course.step_at(f.epochs), "epochs": f.epochs}
     for name, (images, labels) in (("train", (x, y)), ("test", test)):
         measured = model.evaluate(images, labels, 5000, verbose=0, return_dict=True)
         numbers |= {f"{name}_{metric}": float(value) for metric, value in measured.items()}

@@ -1,6 +1,7 @@
 """Callbacks that watch a training: how far the weights have gone."""
 
 import csv
+import os
 
 import keras
 import numpy as np
@@ -17,9 +18,11 @@ class DistanceFromInit(keras.callbacks.Callback):
     TensorBoard and CSVLogger; pass this callback before theirs.
 
     Args:
-        path: CSV file of (step, distance) to write to as they are measured, or `None`. Defaults to
-            `None`.
+        path: CSV file of (step, distance) to write to as they are measured, or `None`. One that
+            is there is gone on with. Defaults to `None`.
         points_per_decade: Number of measurements while `t` grows tenfold. Defaults to `20`.
+        start: List of arrays, the weights to measure from, for a training that goes on. Defaults to
+            `None`: those at the begin of the first `fit`.
 
     Attributes:
         distances: List of pairs (step, distance).
@@ -38,11 +41,12 @@ class DistanceFromInit(keras.callbacks.Callback):
         Section 3 and Figure 2.
     """
 
-    def __init__(self, path=None, points_per_decade=20):
+    def __init__(self, path=None, points_per_decade=20, start=None):
         super().__init__()
         check_count("points_per_decade", points_per_decade)
         self.path = path
         self.points_per_decade = points_per_decade
+        self.start = start
         self.distances = []
 
     def _weights(self):
@@ -50,26 +54,35 @@ class DistanceFromInit(keras.callbacks.Callback):
         return [keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables]
 
     def on_train_begin(self, logs=None):
-        self._start, self._step, self._next = self._weights(), 0, 1
-        self.distances = []
+        self._step = int(self.model.optimizer.iterations)
+        if self.start is None:
+            self.start = self._weights()
+        if self.path is not None and not self.distances and os.path.exists(self.path):
+            with open(self.path, newline="") as file:
+                rows = [(int(r["step"]), float(r["distance"])) for r in csv.DictReader(file)]
+            self.distances = [row for row in rows if row[0] <= self._step]
         if self.path is not None:
             with open(self.path, "w", newline="") as file:
-                csv.writer(file).writerow(["step", "distance"])
+                csv.writer(file).writerows([("step", "distance"), *self.distances])
+        self._next = self._after(self._step)
+
+    def _after(self, step):
+        return max(step + 1, round(step * 10 ** (1 / self.points_per_decade)))
 
     def on_train_batch_end(self, batch, logs=None):
         self._step += 1
         if self._step >= self._next:
-            self._next = max(self._step + 1, round(self._step * 10 ** (1 / self.points_per_decade)))
+            self._next = self._after(self._step)
             self._measure()
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.distances[-1][0] < self._step:
+        if not self.distances or self.distances[-1][0] < self._step:
             self._measure()
         if logs is not None:
             logs["distance_from_init"] = self.distances[-1][1]
 
     def _measure(self):
-        pairs = zip(self._weights(), self._start, strict=True)
+        pairs = zip(self._weights(), self.start, strict=True)
         square = sum(float(np.sum(np.square(a.astype("float64") - b))) for a, b in pairs)
         self.distances.append((self._step, square**0.5))
         if self.path is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import train
-from training import batches, data, methods, plots, records
+from training import batches, courses, data, methods, options, plots, records
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = {"flags.txt", "metrics.csv", "model.keras", "summary.json", "curves.png"}
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 def run(workdir, *args):
-    train.main(train.parse(["train.py", f"--workdir={workdir}", *args]))
+    train.main(options.parse(["train.py", f"--workdir={workdir}", *args]))
 
 
 def metrics(workdir):
@@ -41,7 +41,7 @@ def same_state(a, b):
 def ending(argv):
     """The words with which train.py ends because of its flags."""
     with pytest.raises(SystemExit) as exit:
-        train.main(train.parse(["train.py", *argv]))
+        train.main(options.parse(["train.py", *argv]))
     return str(exit.value)
 
 
@@ -151,7 +151,7 @@ def test_the_machine_flags_train(tmp_path):
     flags = ("--epochs=1", "--steps_per_execution=2", "--mixed_precision=mixed_bfloat16")
     run(tmp_path / "policy", *TINY, *flags)
     run(tmp_path / "eager", *TINY, "--epochs=1", "--run_eagerly", "--drop_remainder")
-    assert train.FLAGS.mixed_precision == "float32" == keras.config.dtype_policy().name
+    assert options.FLAGS.mixed_precision == "float32" == keras.config.dtype_policy().name
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,17 @@ def test_the_machine_flags_train(tmp_path):
         ("--lr_schedule=piecewise --lr_milestones=1,2", [0.1] * 3 + [0.01] * 3 + [0.001] * 3),
         ("--lr_schedule=polynomial --lr_power=2", [0.1 * (1 - i / 9) ** 2 for i in range(9)]),
         ("--lr_schedule=cosine", [0.05 * (1 + np.cos(np.pi * i / 9)) for i in range(9)]),
+        ("--warmup_epochs=1", [0, 0.1 / 3, 0.2 / 3] + [0.1] * 6),
+        (
+            "--base_batch_size=32 --lr_schedule=piecewise --lr_milestones=1,2",
+            [0.2] * 3 + [0.02] * 3 + [0.002] * 3,
+        ),
+        ("--base_batch_size=64 --scaling=linear", [0.2] * 9),
+        ("--base_batch_size=64 --scaling=none", [0.1] * 9),
+        (
+            "--base_batch_size=64 --small_batch_epochs=1 --lr_schedule=piecewise --lr_milestones=1",
+            [0.1 * 2**0.5] * 6 + [0.01 * 2**0.5] * 3,
+        ),
         (
             "--lr_schedule=cosine --warmup_epochs=1",
             [0, 0.1 / 3, 0.2 / 3] + [0.05 * (1 + np.cos(np.pi * i / 6)) for i in range(6)],
@@ -168,16 +179,42 @@ def test_the_machine_flags_train(tmp_path):
     ],
 )
 def test_the_learning_rate_of_each_step(flags, rates):
-    train.parse(["train.py", "--epochs=3", *flags.split()])
-    rate = methods.learning_rate(train.FLAGS, steps=3)
+    options.parse(["train.py", "--epochs=3", *flags.split()])
+    rate = courses.plan(options.FLAGS, 384).learning_rate(options.FLAGS)
     seen = [float(rate(step)) if callable(rate) else rate for step in range(9)]
     np.testing.assert_allclose(seen, rates, rtol=1e-5, atol=1e-8)
 
 
+def test_the_whole_large_batch_recipe_trains(tmp_path, capsys):
+    flags = ("--base_batch_size=20", "--regime_adaptation", "--small_batch_epochs=1", "--epochs=2")
+    flags += ("--ghost_batch_size=10", "--ghost_layers", "--track_distance", "--warmup_epochs=1")
+    run(tmp_path, *TINY, *flags)
+    printed = capsys.readouterr().out
+    assert "epochs 1 to 1: 3 steps of batch size 20" in printed
+    assert "epochs 2 to 4: 2 steps of batch size 40" in printed
+    assert "learning rate 0.1 -> 0.141421: sqrt scaling" in printed
+    assert len(metrics(tmp_path)) == 4
+    with open(tmp_path / "distance.csv", newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert (tmp_path / "distance.png").stat().st_size > 5_000
+    model = keras.models.load_model(tmp_path / "model.keras")
+    ghosts = {x.ghost_batch_size for x in model.layers if hasattr(x, "moving_mean")}
+    assert ghosts == {10} and model.ghost_batch_size is None
+
+
+@pytest.mark.parametrize("method", ["lars", "lamb", "padam", "smoothout+lars"])
+def test_base_optimizers_train(tmp_path, method):
+    run(tmp_path, *TINY, "--epochs=1", f"--method={method}", "--learning_rate=0.01")
+    assert len(metrics(tmp_path)) == 1
+
+
 def test_a_nested_method_is_built_from_the_outermost_in():
     flags = ["--method=lookahead+smoothout", "--radius=0.02", "--radius_schedule=tanh", "--seed=5"]
-    train.parse(["train.py", *flags, "--clipnorm=2", "--copies=4", "--antithetic"])
-    lookahead = methods.optimizer(train.FLAGS, "lookahead+smoothout+smoothout", 5, steps=10)
+    options.parse(["train.py", *flags, "--clipnorm=2", "--copies=4", "--antithetic"])
+    lookahead = methods.optimizer(
+        options.FLAGS, "lookahead+smoothout+smoothout", 5, courses.plan(options.FLAGS, 1280)
+    )
     outer, inner, sgd = lookahead.inner, lookahead.inner.inner, lookahead.inner.inner.inner
     assert (outer.copies, outer.antithetic, outer.radius.total_steps) == (4, True, 200)
     assert outer.seed != inner.seed == 6  # They draw independently.
@@ -206,7 +243,12 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--lr_schedule=piecewise --lr_milestones=9,5", "--lr_milestones must rise"),
         ("--lr_schedule=piecewise --lr_milestones=20", "--lr_milestones must rise"),
         ("--lr_schedule=piecewise --lr_milestones=a", "must be whole epochs"),
-        ("--warmup_epochs=2", "--warmup_epochs needs --lr_schedule=cosine"),
+        ("--scaling=linear", "--scaling needs --base_batch_size"),
+        ("--regime_adaptation", "--regime_adaptation needs --base_batch_size"),
+        ("--small_batch_epochs=2", "--small_batch_epochs needs --base_batch_size"),
+        ("--base_batch_size=8 --small_batch_epochs=20", "--small_batch_epochs must be less"),
+        ("--base_batch_size=-8", "flag --base_batch_size=-8"),
+        ("--ghost_layers", "--ghost_layers needs --ghost_batch_size"),
         ("--lr_schedule=cosine --warmup_epochs=20", "--warmup_epochs must be less than --epochs"),
         ("--lr_decay=0.2", "--lr_decay needs --lr_schedule=piecewise"),
         ("--devices=2", "--devices needs --strategy=mirrored"),
@@ -239,7 +281,7 @@ def test_help_explains_each_flag():
     command = [sys.executable, ROOT / "train.py", "--help"]
     text = subprocess.run(command, capture_output=True, text=True).stdout
     assert text.lstrip().startswith("Trains an image classifier")
-    assert all(f"--{flag.name}:" in text or f"--[no]{flag.name}:" in text for flag in train.OURS)
+    assert all(f"--{flag.name}:" in text or f"--[no]{flag.name}:" in text for flag in options.OURS)
 
 
 def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path):

@@ -40,38 +40,12 @@ def used(method):
     return {"seed"}.union(*(names for _, names in nested(method)))
 
 
-def optimizer(options, method, seed, steps):
-    """The optimizers of a nested method, one around the other; an epoch has so many steps."""
+def optimizer(options, method, seed, course):
+    """The optimizers of a nested method, one around the other."""
     values = {name: getattr(options, name) for name in OPTIONS}
-    values |= {"learning_rate": learning_rate(options, steps), "radius": radius(options, steps)}
+    values |= {"learning_rate": course.learning_rate(options), "radius": course.radius(options)}
     inner = ()
     for depth, (cls, names) in enumerate(reversed(nested(method))):
         values["seed"] = seed + depth  # Nested noise is independent.
         inner = (cls(*inner, **{n: values[n] for n in names if values[n] is not None}),)
     return inner[0]
-
-
-def learning_rate(options, steps):
-    """The learning rate over the run."""
-    schedules, rate = keras.optimizers.schedules, options.learning_rate
-    total = options.epochs * steps
-    if options.lr_schedule == "cosine":
-        warmup = options.warmup_epochs * steps
-        rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
-        return schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
-    if options.lr_schedule == "polynomial":
-        return schedules.PolynomialDecay(rate, total, 0.0, options.lr_power)
-    if options.lr_schedule == "piecewise":
-        last = [int(epoch) * steps - 1 for epoch in options.lr_milestones]  # steps of the old rate
-        rates = [rate * options.lr_decay**i for i in range(len(last) + 1)]
-        return schedules.PiecewiseConstantDecay(last, rates)
-    return rate
-
-
-def radius(options, steps):
-    """The radius of the noise over the run."""
-    if options.radius_schedule == "annealed":
-        return ks.schedules.AnnealedRadius(options.radius)
-    if options.radius_schedule == "tanh":
-        return ks.schedules.TanhRadius(options.radius, options.epochs * steps)
-    return options.radius

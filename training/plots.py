@@ -61,6 +61,20 @@ def table(summaries):
     )
 
 
+def distances(path, picture, title):
+    """Draws what `DistanceFromInit` wrote to `path`: distance over log(step)."""
+    with open(path, newline="") as file:
+        rows = [(float(row["step"]), float(row["distance"])) for row in csv.DictReader(file)]
+    figure, axis = plt.subplots(figsize=(5.5, 4.2), layout="constrained")
+    axis.plot(*zip(*rows, strict=True), color=COLORS[0], marker=".")
+    axis.set(xscale="log", xlabel="step", ylabel="distance from the initial weights", title=title)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)
+
+
 def curves(histories, path, title):
     """Draws loss and accuracy over the epochs: a colour for each method, solid for test.
 

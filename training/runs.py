@@ -36,36 +36,17 @@ def devices(options):
     return tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices(kind)])
 
 
-def steps_per_epoch(options, source, strategy):
-    """The number of batches in an epoch, checked against the options that depend on it."""
-    examples, replicas = source.train.examples, strategy.num_replicas_in_sync
-    steps, rest = divmod(examples, options.batch_size)
-    keep = rest > 0 and not options.drop_remainder
-    received = f"Received: --batch_size={options.batch_size}"
-    if steps + keep == 0:
-        raise ValueError(f"--drop_remainder leaves none of {examples} images. {received}")
-    if keep and rest < replicas:
-        raise ValueError(
-            f"--batch_size leaves {rest} images for {replicas} devices: pass --drop_remainder. "
-            f"{received}"
-        )
-    if (steps + keep) % options.steps_per_execution:
-        raise ValueError(
-            f"--steps_per_execution must divide the {steps + keep} steps of an epoch. "
-            f"Received: --steps_per_execution={options.steps_per_execution}"
-        )
-    return steps + keep
-
-
-def build(options, method, seed, source, steps):
-    """A compiled model; an epoch has so many steps."""
+def build(options, method, seed, source, course):
+    """A compiled model."""
     keras.config.set_dtype_policy(options.mixed_precision)
-    model = ks.wrap(models.build(options.model, source.image_shape, source.classes, l2=options.l2))
+    model = models.build(options.model, source.image_shape, source.classes, l2=options.l2)
+    ghosts = options.ghost_batch_size or None
+    model = ks.wrap(ks.convert(model, ghosts) if options.ghost_layers else model)
     model.compile(
-        optimizer=methods.optimizer(options, method, seed, steps),
+        optimizer=methods.optimizer(options, method, seed, course),
         loss=keras.losses.CategoricalCrossentropy(True, options.label_smoothing),
         metrics=["accuracy"],
-        ghost_batch_size=options.ghost_batch_size or None,
+        ghost_batch_size=None if options.ghost_layers else ghosts,
         jit_compile={"on": True, "off": False}.get(options.jit, "auto"),
         run_eagerly=options.run_eagerly,
         steps_per_execution=options.steps_per_execution,
@@ -74,41 +55,50 @@ def build(options, method, seed, source, steps):
     return model
 
 
-def train(options, method, seed, source, steps, workdir, strategy):
+def train(options, method, seed, source, course, workdir, strategy):
     """One run, or what is left of it. Returns its history and the numbers of its final weights."""
     workdir.mkdir(parents=True, exist_ok=True)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     with strategy.scope():
-        model = build(options, method, seed, source, steps)
+        model = build(options, method, seed, source, course)
+        start = model.get_weights() if options.track_distance else None
         history = records.restore(model, workdir)
     test = batches.testing(source, source.test, EVALUATION_BATCH)
-    if len(history) < options.epochs:
-        epochs = range(len(history), options.epochs)
-        augment, drop_remainder = options.augment, options.drop_remainder
+    callbacks = [
+        records.Record(workdir, history),
+        keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
+    ]
+    if options.track_distance:
+        trainable = {id(v) for v in model.trainable_variables}
+        start = [w for v, w in zip(model.weights, start, strict=True) if id(v) in trainable]
+        callbacks.insert(0, ks.DistanceFromInit(workdir / "distance.csv", start=start))
+    for stage in course.stages:
+        epochs = range(max(stage.epochs.start, len(history)), stage.epochs.stop)
+        if not epochs:
+            continue
+        order = (options.augment, seed, options.drop_remainder)
         model.fit(
-            batches.training(source, options.batch_size, epochs, augment, seed, drop_remainder),
+            batches.training(source, stage.batch_size, epochs, *order),
             validation_data=test,
             initial_epoch=epochs.start,
             epochs=epochs.stop,
-            steps_per_epoch=steps,
+            steps_per_epoch=stage.steps,
             shuffle=False,
             verbose=options.verbose,
-            callbacks=[
-                records.Record(workdir, history),
-                keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
-            ],
+            callbacks=callbacks,
         )
     with records.whole(workdir / "model.keras") as path:
         model.save(path)
     training = batches.testing(source, source.train, EVALUATION_BATCH)
-    summary = {"method": method, "seed": seed, "epochs": options.epochs}
+    summary = {"method": method, "seed": seed, "epochs": course.epochs}
     for split, examples in (("train", training), ("test", test)):
         numbers = model.evaluate(examples, verbose=0, return_dict=True)
         summary |= {f"{split}_{metric}": value for metric, value in numbers.items()}
     # Not of the first epoch, in which the step is compiled.
     seconds = statistics.median_low(row["seconds"] for row in history[1:] or history)
-    images = min(steps * options.batch_size, source.train.examples)
+    last = course.stages[-1]
+    images = min(last.steps * last.batch_size, source.train.examples)
     summary |= {"seconds_per_epoch": seconds, "images_per_second": images / seconds}
     with records.whole(workdir / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n")

@@ -1,0 +1,112 @@
+"""The course of a training: which epoch has which batches, and the schedules over its steps."""
+
+from typing import NamedTuple
+
+import keras
+
+from keras_smoothout.scaling import Recipe, WarmUp
+from keras_smoothout.schedules import AnnealedRadius, TanhRadius
+
+
+class Stage(NamedTuple):
+    """Epochs of one batch size.
+
+    Args:
+        epochs: a `range` of epoch numbers.
+        batch_size: in examples, over all replicas.
+        steps: number of batches in an epoch.
+    """
+
+    epochs: range
+    batch_size: int
+    steps: int
+
+
+class Course(NamedTuple):
+    """All stages of a training, and the recipe they come from."""
+
+    recipe: Recipe
+    stages: tuple
+
+    @property
+    def epochs(self):
+        return self.recipe.epochs
+
+    def step_at(self, epoch):
+        """The number of steps before an epoch."""
+        return sum(
+            stage.steps * len(stage.epochs[: max(0, epoch - stage.epochs.start)])
+            for stage in self.stages
+        )
+
+    def learning_rate(self, options):
+        """The learning rate over the steps."""
+        schedules, rate = keras.optimizers.schedules, self.recipe.learning_rate
+        warmup, total = (self.step_at(e) for e in (options.warmup_epochs, self.epochs))
+        if options.lr_schedule == "cosine":
+            rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
+            return schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
+        if options.lr_schedule == "polynomial":
+            rate = schedules.PolynomialDecay(rate, total, 0.0, options.lr_power)
+        if options.lr_schedule == "piecewise":
+            last = [self.step_at(epoch) - 1 for epoch in self.recipe.milestones]
+            rates = [rate * options.lr_decay**i for i in range(len(last) + 1)]
+            rate = schedules.PiecewiseConstantDecay(last, rates)
+        return WarmUp(rate, warmup) if warmup else rate
+
+    def radius(self, options):
+        """The radius of the noise over the steps."""
+        if options.radius_schedule == "annealed":
+            return AnnealedRadius(options.radius)
+        if options.radius_schedule == "tanh":
+            return TanhRadius(options.radius, self.step_at(self.epochs))
+        return options.radius
+
+    def __str__(self):
+        lines = [
+            f"epochs {s.epochs.start + 1} to {s.epochs.stop}: {s.steps} steps of batch size "
+            f"{s.batch_size}"
+            for s in self.stages
+        ]
+        return "\n".join([*lines, *self.recipe.why])
+
+
+def plan(options, examples, replicas=1):
+    """The course that the options mean for so many examples, checked against both."""
+    milestones = tuple(map(int, options.lr_milestones))
+    base = options.base_batch_size or options.batch_size
+    recipe = Recipe(base, options.learning_rate, options.epochs, milestones, options.warmup_epochs)
+    if options.base_batch_size:
+        recipe = recipe.for_batch_size(
+            options.batch_size, options.scaling, options.regime_adaptation
+        )
+    small = range(options.small_batch_epochs)
+    stages = ((small, base), (range(small.stop, recipe.epochs), options.batch_size))
+    return Course(
+        recipe,
+        tuple(
+            Stage(epochs, size, steps_per_epoch(options, examples, size, replicas))
+            for epochs, size in stages
+            if epochs
+        ),
+    )
+
+
+def steps_per_epoch(options, examples, batch_size, replicas):
+    """The number of batches in an epoch."""
+    steps, rest = divmod(examples, batch_size)
+    keep = rest > 0 and not options.drop_remainder
+    received = f"Received: --batch_size={batch_size}"
+    if steps + keep == 0:
+        raise ValueError(f"--drop_remainder leaves none of {examples} images. {received}")
+    if keep and rest < replicas:
+        raise ValueError(
+            f"--batch_size leaves {rest} images for {replicas} devices: pass --drop_remainder. "
+            f"{received}"
+        )
+    if (steps + keep) % options.steps_per_execution:
+        raise ValueError(
+            f"--steps_per_execution must divide the {steps + keep} steps of an epoch. "
+            f"Received: --steps_per_execution={options.steps_per_execution}"
+        )
+    return steps + keep

@@ -1,0 +1,174 @@
+"""The flags of train.py: what they mean, what excludes what, and what a resumed run recalls."""
+
+import re
+import sys
+from pathlib import Path
+
+import keras
+from absl import flags
+
+import models
+from keras_smoothout import scaling
+from training import batches, methods
+
+FLAGS = flags.FLAGS
+switch, number, real = flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float
+text, texts, choice = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_enum
+
+text("dataset", "digits", "'digits', or any image classification set of tfds.")
+text("data_dir", None, "Folder of prepared tfds sets (default: that of tfds).")
+switch("download", False, "Let tfds download and prepare the set.")
+text("train_split", "train", "Split of tfds to train on, such as train[:45000].")
+text("test_split", "test", "Split of tfds to test on.")
+number("image_size", None, "Resize all images to so many pixels.", 1)
+number("train_examples", None, "Train on so many examples only, the same for all seeds.", 1)
+choice("augment", "none", batches.AUGMENTATIONS, "Random crops, and mirror images.")
+real("label_smoothing", 0.0, "Share of each label that is spread over all classes.", 0, 1)
+
+choice("model", "f1", models.NAMES, "Network.")
+real("l2", 0.0, "Weight decay in the gradient: l2/2 times the squared norm in the loss.", 0)
+
+text("method", "sgd", f"{methods.KNOWN}.")
+texts("compare", [], "Methods to train in turn, on the same data and seeds.")
+number("seeds", 1, "Train each method with so many seeds, from --seed on.", 1)
+real("radius", None, "Size of SmoothOut's noise (default: 0.01, of AdaSmoothOut 0.1).", 0)
+choice("radius_schedule", "constant", ("constant", "annealed", "tanh"), "Radius over the steps.")
+choice("distribution", "uniform", ("uniform", "normal"), "Distribution of SmoothOut's noise.")
+choice("scale", "absolute", ("absolute", "weight", "filter"), "Unit of the radius.")
+number("copies", 1, "Draws of noise that SmoothOut averages in a step.", 1)
+switch("antithetic", False, "Draw SmoothOut's copies as pairs of opposite noise.")
+switch("denoise", True, "Take SmoothOut's noise off after the step; not to is an ablation.")
+choice("perturbation", "replica", ("replica", "shared"), "Perturb each replica, or all alike.")
+real("rho", None, "Radius of SAM's ball (default: 0.05, of ASAM 0.5).", 0)
+real("eta", 0.01, "What ASAM adds to the magnitude of the weights.", 0)
+number("interval", 1, "Take SAM's second gradient on every so many-th step only.", 1)
+number("sync_period", 5, "Steps between two synchronizations of Lookahead.", 1)
+real("slow_step_size", 0.5, "Fraction of the way that Lookahead's slow weights go.", 0, 1)
+
+number("batch_size", 128, "Examples in a batch, over all replicas.", 1)
+number("ghost_batch_size", 0, "Examples in a ghost batch, of one replica; 0 for none.", 0)
+switch("ghost_layers", False, "Ghost batches in BatchNormalization alone, not in the whole step.")
+number("base_batch_size", None, "Batch size that the recipe is tuned for: rules below apply.", 1)
+choice("scaling", "sqrt", scaling.RULES, "How the learning rate follows from --base_batch_size.")
+switch("regime_adaptation", False, "Stretch epochs and milestones: as many updates as there.")
+number("small_batch_epochs", 0, "Epochs to begin with at --base_batch_size: a warm start.", 0)
+switch("drop_remainder", False, "Leave out the smaller last batch of an epoch.")
+number("epochs", 20, "Epochs to train, those before --resume included.", 1)
+real("learning_rate", 0.1, "Learning rate, the highest of the schedule.", 0)
+choice("lr_schedule", "constant", ("constant", "cosine", "piecewise", "polynomial"), "Its course.")
+texts("lr_milestones", [], "Epochs after which piecewise multiplies by --lr_decay.")
+real("lr_decay", 0.1, "Factor of piecewise.", 0)
+real("lr_power", 1.0, "Exponent of polynomial; 1 is a straight line.", 0)
+number("warmup_epochs", 0, "Epochs in which the learning rate first rises linearly.", 0)
+real("momentum", 0.9, "Momentum of sgd.", 0, 1)
+switch("nesterov", False, "Nesterov's momentum.")
+real("trust_coefficient", 0.001, "Step of lars over the norm of the weights.", 0)
+real("decay", 0.0, "Weight decay inside the trust ratio of lars and lamb.", 0)
+real("partial", 0.125, "Exponent of padam: 0 is sgd, 0.5 is adam.", 0, 0.5)
+real("weight_decay", 0.004, "Decoupled weight decay of adamw.", 0)
+real("clipnorm", None, "Clip the norm of each gradient.", 0)
+real("global_clipnorm", None, "Clip the norm of all gradients together.", 0)
+real("clipvalue", None, "Clip each element of the gradients.", 0)
+number("seed", 0, "Seed of weights, order, augmentation, dropout and noise.", 0)
+
+choice("mixed_precision", "float32", ("float32", "mixed_float16", "mixed_bfloat16"), "Precision.")
+choice("jit", "auto", ("auto", "on", "off"), "Compile the step by XLA; auto leaves it to Keras.")
+switch("run_eagerly", False, "Do not trace the step: to debug it.")
+number("steps_per_execution", 1, "Steps in one call of the traced function.", 1)
+choice("strategy", "default", ("default", "mirrored"), "One device, or a replica on each.")
+number("devices", 1, "Devices to split the CPU into, for mirrored without GPUs.", 1)
+
+text("workdir", None, "Folder of the run (default: runs/<dataset>-<model>-<method>).")
+switch("track_distance", False, "Record how far the weights go: distance.csv, distance.png.")
+switch("resume", False, "Go on with the run in --workdir; its flags hold but for those given.")
+switch("overwrite", False, "Delete the run in the workdir first.")
+number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, 2)
+
+flags.register_validator(
+    "lr_milestones",
+    lambda epochs: all(map(str.isdigit, epochs)),
+    "must be whole epochs, as in 50,75",
+)
+
+OURS = FLAGS.flags_by_module_dict()[__name__]
+CHANGEABLE = ("epochs", "workdir", "resume", "data_dir", "download", "verbose")  # On resuming.
+
+
+def parse(argv):
+    """Reads the flags, or ends with what is wrong about them."""
+    try:
+        for flag in OURS:
+            flag.unparse()
+        rest = FLAGS(argv)
+        if FLAGS.resume and FLAGS.workdir:
+            recall({flag.name: flag.value for flag in OURS if flag.present})
+        check(FLAGS)
+        if rest[1:]:
+            raise flags.Error(f"train.py takes flags only. Received: {' '.join(rest[1:])}")
+        return rest
+    except flags.Error as error:
+        sys.exit(f"{error}\nAll flags are explained by: python train.py --help")
+
+
+def recall(given):
+    """Sets all flags to those of the run in the workdir, but for those that may be given anew."""
+    saved = Path(FLAGS.workdir, "flags.txt")
+    if not saved.exists():
+        raise flags.Error(f"there is no run to --resume in {FLAGS.workdir}: {saved} is missing")
+    for flag in OURS:
+        flag.unparse()
+    FLAGS(["", f"--flagfile={saved}"])
+    for name, value in given.items():
+        own = FLAGS[name].value
+        if name not in CHANGEABLE and value != own:
+            raise flags.Error(
+                f"--{name} cannot change on --resume: leave it out, or begin a run in another "
+                f"--workdir. Received: --{name}={value} for a run with {own}"
+            )
+        if name == "epochs" and value < own:
+            raise flags.Error(f"--epochs can only be raised from {own}. Received: --epochs={value}")
+        FLAGS[name].value = value
+
+
+def check(f):
+    """Raises for flags that exclude each other or that no method has a use for."""
+    names, mirrored = f.compare or [f.method], f.strategy == "mirrored"
+    epochs = [0, *map(int, f.lr_milestones), f.epochs]
+    based = ("scaling", "regime_adaptation", "small_batch_epochs")
+    refuse(f.resume and not f.workdir, "--resume needs --workdir, the folder of the run")
+    refuse(f.compare and f.method != "sgd", "--compare and --method exclude each other")
+    refuse(len(set(names)) < len(names), "--compare must name each method once")
+    if not all(re.fullmatch(methods.PATTERN, name) for name in names):
+        refuse(True, f"--{'compare' if f.compare else 'method'} takes {methods.KNOWN}")
+    refuse(
+        bool(f.lr_milestones) != (f.lr_schedule == "piecewise"),
+        "--lr_milestones and --lr_schedule=piecewise need each other",
+    )
+    refuse(epochs != sorted(set(epochs)), "--lr_milestones must rise, from 1 to below --epochs")
+    for name in based if f.base_batch_size is None else ():
+        refuse(f[name].value != f[name].default, f"--{name} needs --base_batch_size")
+    refuse(f.small_batch_epochs >= f.epochs, "--small_batch_epochs must be less than --epochs")
+    refuse(f.ghost_layers and not f.ghost_batch_size, "--ghost_layers needs --ghost_batch_size")
+    for name, schedule in (("lr_decay", "piecewise"), ("lr_power", "polynomial")):
+        idle = f.lr_schedule != schedule and f[name].value != f[name].default
+        refuse(idle, f"--{name} needs --lr_schedule={schedule}")
+    refuse(f.warmup_epochs >= f.epochs, "--warmup_epochs must be less than --epochs")
+    refuse(f.ghost_batch_size > f.batch_size, "--ghost_batch_size must not exceed --batch_size")
+    refuse(f.devices > 1 and not mirrored, "--devices needs --strategy=mirrored")
+    refuse(f.batch_size % f.devices, "--batch_size must be a multiple of --devices")
+    refuse(
+        mirrored and keras.backend.backend() != "tensorflow",
+        "--strategy=mirrored needs KERAS_BACKEND=tensorflow",
+    )
+    refuse(mirrored and f.jit == "on", "--strategy=mirrored and --jit=on exclude each other")
+    refuse(f.run_eagerly and f.jit == "on", "--run_eagerly and --jit=on exclude each other")
+    for name in methods.OPTIONS.difference(*map(methods.used, names)):
+        idle = f[name].value != f[name].default
+        refuse(idle, f"--{name} means nothing to the method {' or '.join(names)}")
+
+
+def refuse(wrong, message):
+    """Raises `message` if anything is `wrong`, with the values of the flags that it names."""
+    if wrong:
+        named = re.findall(r"--(\w+)", message)
+        raise flags.Error(f"{message}. Received: {' '.join(FLAGS[n].serialize() for n in named)}")
