@@ -31,6 +31,7 @@ METHODS = {  # name: gradients a step, optimizer around another, arguments of co
     "ASAM": (2, lambda inner: ks.ASAM(inner, 0.5), {}),
     "Lookahead": (1, lambda inner: ks.Lookahead(inner), {}),
     "Lookahead(SmoothOut)": (1, lambda inner: ks.Lookahead(ks.SmoothOut(inner, 0.01)), {}),
+    "ghost layers 64": (1, lambda inner: inner, {"ghost_layers": 64}),
     "ghost batch 64": (1, lambda inner: inner, {"ghost_batch_size": 64}),
     "SmoothOut, ghost batch 64": (
         1,
@@ -45,6 +46,9 @@ def contender(model_name, around, options):
     shape, batch_size = SETTINGS[model_name]
     keras.utils.set_random_seed(0)
     model = models.build(model_name, shape, 10)
+    options = dict(options)
+    if "ghost_layers" in options:
+        model = ks.convert(model, options.pop("ghost_layers"))
     if around is not None:
         model = ks.wrap(model)
     inner = keras.optimizers.SGD(0.01, momentum=0.9)
