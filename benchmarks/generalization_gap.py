@@ -4,7 +4,7 @@ Trains a grid of method x batch size x seed and appends one JSON line per run to
 benchmarks/generalization_gap.jsonl. Kill it at any point and start it again: runs that have a line
 are not repeated. `python -m benchmarks.report` turns the lines into RESULTS.md and figures.
 
-A run is a list of train.py's flags. Learning rates are tuned at each batch size, by three trials on
+A run is a list of train.py's flags. Learning rates are tuned at each batch size, by four trials on
 the last 5,000 training images (seed 100), for plain SGD as for SmoothOut, SAM, LARS and LAMB; the
 other rows change one thing about one of these and keep its rate. The rate falls as a cosine.
 """
@@ -25,8 +25,13 @@ from training import courses, options, runs
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
 BASE, GHOST, SEEDS, TUNING_SEED = 128, 128, range(5), 100
 BATCH_SIZES = (128, 512, 2048, 8192)
-FACTORS = (0.5, 1.0, 2.0)  # Trials of the learning rate, times that of `RATES` by the sqrt rule.
-RATES = {"SGD": 0.05, "SmoothOut": 0.05, "SAM": 0.05, "LARS": 2.0, "LAMB": 0.005}
+FACTORS = (
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+)  # Trials of the learning rate, times that of `RATES` by the sqrt rule.
+RATES = {"SGD": 0.05, "SmoothOut": 0.05, "SAM": 0.05, "LARS": 4.0, "LAMB": 0.01}
 ROWS = {  # label: whose tuned rate, ghost batches, flags
     "SGD": ("SGD", False, []),
     "+ sqrt rate": ("SGD", False, []),

@@ -49,12 +49,12 @@ class GhostBatchNormalization(layers.BatchNormalization):
 
     def __init__(self, ghost_batch_size=128, **kwargs):
         check_count("ghost_batch_size", ghost_batch_size)
-        super().__init__(**kwargs)
-        if getattr(self, "renorm", False) or self.synchronized:
+        if kwargs.get("renorm") or kwargs.get("synchronized"):
             raise ValueError(
                 "`GhostBatchNormalization` has statistics of its own for each ghost batch: leave "
                 f"out `renorm` and `synchronized`. Received: {kwargs}"
             )
+        super().__init__(**kwargs)
         self.ghost_batch_size = ghost_batch_size
 
     def call(self, inputs, training=None, mask=None):

@@ -1,6 +1,6 @@
-"""Schedules of a method's strength over the iterations: SmoothOut's `radius`, SAM's `rho`.
+"""Schedules over the iterations: of a method's strength, and the warm-up of a learning rate.
 
-They are Keras learning-rate schedules, and any other of Keras' schedules will do as well.
+SmoothOut's `radius` and SAM's `rho` take any Keras learning-rate schedule; these are such ones.
 """
 
 import keras
@@ -93,3 +93,54 @@ class TanhRadius(LearningRateSchedule):
             "total_steps": self.total_steps,
             "steepness": self.steepness,
         }
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class WarmUp(LearningRateSchedule):
+    """A straight line up to another schedule: `start + (schedule(warmup_steps) - start) * t`.
+
+    Args:
+        schedule: A float, or the `LearningRateSchedule` that holds from `warmup_steps` on. Its
+            steps are those of the whole training.
+        warmup_steps: Number of steps of the line.
+        start: Learning rate at step 0. Defaults to `0.0`.
+
+    Example:
+        >>> from keras_smoothout.schedules import WarmUp
+        >>> [round(float(WarmUp(1.6, 100, start=0.1)(step)), 3) for step in (0, 50, 100, 150)]
+        [0.1, 0.85, 1.6, 1.6]
+
+    Reference: Goyal et al., 2017, arXiv:1706.02677, Section 2.2 (gradual warm-up).
+    """
+
+    def __init__(self, schedule, warmup_steps, start=0.0):
+        if not isinstance(schedule, LearningRateSchedule):
+            check_number("schedule", schedule)
+        check_count("warmup_steps", warmup_steps)
+        check_number("start", start)
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.start = start
+
+    def __call__(self, step):
+        def at(step):
+            value = self.schedule(step) if callable(self.schedule) else self.schedule
+            return ops.cast(value, "float32")
+
+        progress = ops.cast(step, "float32") / self.warmup_steps
+        rising = self.start + (at(self.warmup_steps) - self.start) * progress
+        return ops.where(progress < 1.0, rising, at(step))
+
+    def get_config(self):
+        scheduled = isinstance(self.schedule, LearningRateSchedule)
+        schedule = (
+            keras.saving.serialize_keras_object(self.schedule) if scheduled else self.schedule
+        )
+        return {"schedule": schedule, "warmup_steps": self.warmup_steps, "start": self.start}
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = config["schedule"]
+        if isinstance(schedule, dict):
+            schedule = keras.saving.deserialize_keras_object(schedule)
+        return cls(**config | {"schedule": schedule})

@@ -37,6 +37,12 @@ def values(model):
     return [np.array(v) for v in [*model.variables, *model.optimizer.variables]]
 
 
+def on_batch(model, *batch):
+    """Logs of one `train_on_batch`, as floats; older Keras averages over the calls."""
+    model.reset_metrics()
+    return {name: float(v) for name, v in model.train_on_batch(*batch, return_dict=True).items()}
+
+
 @functools.cache
 def two_replicas():
     """One strategy of two CPUs a process: each strategy numbers its collectives from 100 on."""

@@ -7,11 +7,11 @@ from test_sam import golden
 
 from keras_smoothout.scaling import (
     Recipe,
-    WarmUp,
     linear_scaling,
     random_matrix_scaling,
     sqrt_scaling,
 )
+from keras_smoothout.schedules import WarmUp
 
 GOLDEN = golden("large_batch")["expected"]
 

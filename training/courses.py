@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import keras
 
-from keras_smoothout.scaling import Recipe, WarmUp
-from keras_smoothout.schedules import AnnealedRadius, TanhRadius
+from keras_smoothout.scaling import Recipe
+from keras_smoothout.schedules import AnnealedRadius, TanhRadius, WarmUp
 
 
 class Stage(NamedTuple):
