@@ -7,6 +7,10 @@ are not repeated. `python -m benchmarks.report` turns the lines into RESULTS.md 
 A run is a list of train.py's flags. Learning rates are tuned at each batch size, by four trials on
 the last 5,000 training images (seed 100), for plain SGD as for SmoothOut, SAM, LARS and LAMB; the
 other rows change one thing about one of these and keep its rate. The rate falls as a cosine.
+
+Settings: `f1` (Fashion-MNIST, 20,000 images), `f1-full` (all 60,000, smallest and largest batch, at
+the rates of `f1`), `resnet8` (CIFAR-10, 5,000 images), `noise` (radius and copies of SmoothOut at
+the rates of `f1`, and how flat the minimum is).
 """
 
 import argparse
@@ -14,11 +18,14 @@ import functools
 import json
 import os
 import pathlib
+import statistics
 import time
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
+from keras_smoothout.noise import perturb
 from keras_smoothout.scaling import Recipe, sqrt_scaling
 from training import courses, options, runs
 
@@ -44,12 +51,39 @@ ROWS = {  # label: whose tuned rate, ghost batches, flags
     "LARS": ("LARS", True, ["--method=lars"]),
     "LAMB": ("LAMB", True, ["--method=lamb"]),
 }
+F1 = ["--dataset=fashion_mnist", "--model=f1"]
+RESNET = ["--dataset=cifar10", "--model=resnet8", "--train_examples=5000", "--l2=1e-4"]
+ONE_GRADIENT = ("SGD", "+ ghost batches", "SmoothOut", "AdaSmoothOut")
+
+
+class Setting(NamedTuple):
+    """A network and its data, and which cells of the grid are trained.
+
+    Args:
+        flags: what all runs share.
+        epochs: of the base recipe.
+        held_out: number of training images left for tuning; the rest is for validation.
+        batch_sizes: those of the grid.
+        rows: labels of the grid.
+        rates: the setting whose tuned rates are taken, if not its own.
+    """
+
+    flags: list
+    epochs: int
+    held_out: int
+    batch_sizes: tuple = BATCH_SIZES
+    rows: tuple = tuple(ROWS)
+    rates: str | None = None
+
+
 SETTINGS = {
-    "f1": (
-        ["--dataset=fashion_mnist", "--model=f1", "--train_examples=20000"],
-        {"epochs": 15, "held_out": 55000},
-    ),
+    "f1": Setting([*F1, "--train_examples=20000"], 15, 55000),
+    "f1-full": Setting(F1, 15, 55000, (128, 8192), ONE_GRADIENT, rates="f1"),
+    "resnet8": Setting(RESNET, 8, 45000, (128, 2048), (*ONE_GRADIENT, "SAM")),
+    "noise": Setting([*F1, "--train_examples=20000"], 15, 55000, (128, 2048), (), rates="f1"),
 }
+RADII = {"SmoothOut": (0.0, 0.005, 0.01, 0.02, 0.04, 0.08), "AdaSmoothOut": (0.1, 0.3, 0.6)}
+COPIES = (2, 4)  # One copy is the row of the same radius.
 
 
 def line(experiment, label, batch_size, seed, flags, recipe):
@@ -68,16 +102,17 @@ def key(run):
 
 def tuning(setting):
     """The trials of the learning rates."""
-    common, options = SETTINGS[setting]
-    held_out = options["held_out"]
+    common, epochs, held_out, batch_sizes, rows, _ = SETTINGS[setting]
     split = [f"--train_split=train[:{held_out}]", f"--test_split=train[{held_out}:]"]
-    for batch_size in BATCH_SIZES:
+    for batch_size in batch_sizes:
         for label, rate in RATES.items():
+            if label not in rows:
+                continue
             _, ghosts, flags = ROWS[label]
             for factor in FACTORS:
                 scaled = float(f"{factor * rate * sqrt_scaling(batch_size, BASE):.3g}")
                 ghost = min(GHOST, batch_size) if ghosts else None
-                recipe = Recipe(batch_size, scaled, options["epochs"], ghost_batch_size=ghost)
+                recipe = Recipe(batch_size, scaled, epochs, ghost_batch_size=ghost)
                 name = f"{label}, rate {scaled:g}"
                 all_flags = [*common, *split, *flags]
                 run = line(f"{setting}-tuning", name, batch_size, TUNING_SEED, all_flags, recipe)
@@ -95,13 +130,13 @@ def tuned(done, setting):
 
 def grid(setting, rates):
     """All runs of a setting, one seed after the other, the longest at the end."""
-    common, options = SETTINGS[setting]
-    small = Recipe(BASE, rates["SGD", BASE], options["epochs"])
+    common, epochs, _, batch_sizes, labels, _ = SETTINGS[setting]
+    small = Recipe(BASE, rates["SGD", BASE], epochs)
     runs_ = []
     for seed in SEEDS:
-        for batch_size in BATCH_SIZES:
+        for batch_size in batch_sizes:
             for label, (whose, ghosts, flags) in ROWS.items():
-                if batch_size == BASE and label.startswith("+"):
+                if label not in labels or batch_size == BASE and label.startswith("+"):
                     continue  # At the base batch size nothing is added.
                 recipe = small.for_batch_size(
                     batch_size,
@@ -113,7 +148,41 @@ def grid(setting, rates):
                     recipe = small.for_batch_size(batch_size, rule="sqrt")
                 runs_.append(line(setting, label, batch_size, seed, [*common, *flags], recipe))
                 runs_[-1]["epochs"] = recipe.epochs
-    return sorted(runs_, key=lambda run: run["epochs"] > 16 * options["epochs"])
+    return sorted(runs_, key=lambda run: run["epochs"] > 16 * epochs)
+
+
+def noise(setting, rates):
+    """Radius and copies of SmoothOut, one seed after the other."""
+    common, epochs, _, batch_sizes, _, _ = SETTINGS[setting]
+    for seed in SEEDS:
+        for batch_size in batch_sizes:
+            rate = rates["SmoothOut", batch_size]
+            recipe = Recipe(batch_size, rate, epochs, ghost_batch_size=BASE)
+            for method, radii in RADII.items():
+                for radius in radii:
+                    flags = [f"--method={method.lower()}", f"--radius={radius}"]
+                    name = f"{method} {radius:g}"
+                    yield line(setting, name, batch_size, seed, [*common, *flags], recipe)
+            for copies in COPIES:
+                flags = ["--method=smoothout", "--radius=0.02", f"--copies={copies}"]
+                name = f"SmoothOut 0.02, {copies} copies"
+                yield line(setting, name, batch_size, seed, [*common, *flags], recipe)
+
+
+def sharpness(model, x, y, radius=0.02, draws=5):
+    """Mean rise of the training loss under uniform noise, SmoothOut's own measure of flatness."""
+    variables = model.trainable_variables
+    clean = [keras.ops.copy(v.value) for v in variables]
+    moved = tuple(i for i, v in enumerate(variables) if v.name in ("kernel", "bias"))
+    losses = []
+    for draw in range(draws + 1):  # The first without noise.
+        noisy = perturb(clean, radius if draw else 0.0, TUNING_SEED, draw, moved=moved)
+        for variable, value in zip(variables, noisy, strict=True):
+            variable.assign(value)
+        losses.append(float(model.evaluate(x, y, 5000, verbose=0)[0]))
+    for variable, value in zip(variables, clean, strict=True):
+        variable.assign(value)
+    return statistics.mean(losses[1:]) - losses[0]
 
 
 @functools.lru_cache(maxsize=2)
@@ -176,6 +245,8 @@ def trained(run, data_dir):
     for name, (images, labels) in (("train", (x, y)), ("test", test)):
         measured = model.evaluate(images, labels, 5000, verbose=0, return_dict=True)
         numbers |= {f"{name}_{metric}": float(value) for metric, value in measured.items()}
+    if run["experiment"] == "noise":
+        numbers["sharpness"] = sharpness(model, x, y)
     epochs = clock.ends[every - 1 :: every]
     curve = zip(epochs, history["val_accuracy"], history["val_loss"], strict=True)
     numbers["curve"] = [[round(float(v), 4) for v in point] for point in curve]
@@ -219,8 +290,13 @@ def main():
                     f"line, or name other --results. Expected: {run['flags']}"
                 )
 
-    complete(list(tuning(args.setting)))
-    complete(grid(args.setting, tuned(done, args.setting)))
+    source = SETTINGS[args.setting].rates
+    if source is None:
+        complete(list(tuning(args.setting)))
+    elif not tuned(done, source):
+        raise SystemExit(f"--setting={args.setting} takes its rates from {source}: run that first.")
+    rates = tuned(done, source or args.setting)
+    complete(list((noise if args.setting == "noise" else grid)(args.setting, rates)))
 
 
 if __name__ == "__main__":

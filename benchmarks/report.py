@@ -28,7 +28,12 @@ STYLES = [
     for marker in "os"
     for color in ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
 ]
-TITLES = {"f1": "F1 on 20,000 images of Fashion-MNIST, 15 epochs of the base recipe"}
+TITLES = {
+    "f1": "F1 on 20,000 images of Fashion-MNIST, 15 epochs of the base recipe",
+    "f1-full": "F1 on all 60,000 images of Fashion-MNIST, 15 epochs",
+    "resnet8": "ResNet-8 on 5,000 images of CIFAR-10, 8 epochs",
+    "noise": "Radius and copies: F1 on 20,000 images of Fashion-MNIST, 15 epochs, ghost batches of 128",
+}
 MEASURES = {  # name: value of a run, format, unit
     "test accuracy": (lambda run: 100 * run["test_accuracy"], ".2f", "%"),
     "test loss": (lambda run: run["test_loss"], ".3f", "nats"),
@@ -37,6 +42,7 @@ MEASURES = {  # name: value of a run, format, unit
         ".2f",
         "%",
     ),
+    "sharpness": (lambda run: run["sharpness"], ".3f", "nats"),
     "updates": (lambda run: run["updates"], ".0f", ""),
     "CPU seconds": (lambda run: run["cpu_seconds"], ".0f", "s"),
 }
@@ -49,6 +55,9 @@ def read(path):
         run = json.loads(line)
         cells = tree[run["experiment"]][run["label"]]
         cells.setdefault(run["batch_size"], {})[run["seed"]] = run
+    for rows in tree.values():  # What is added to the baseline comes right after it.
+        for label in sorted(rows, key=lambda label: (label != BASELINE, label[0] != "+")):
+            rows[label] = rows.pop(label)
     return tree
 
 
@@ -91,22 +100,28 @@ def section(setting, rows, tuning):
     sizes = batch_sizes(rows)
     heads = ["batch size", *map(str, sizes)]
     lines = [f"## {TITLES.get(setting, setting)}"]
+    some = next(iter(next(iter(next(iter(rows.values())).values())).values()))  # Any run.
     for name, (_, _, unit) in MEASURES.items():
+        if name == "sharpness" and name not in some:
+            continue
         cells = filled(name, rows, sizes)
         lines += [f"### {name}{unit and f' ({unit})'}, mean ± std (n)", table(heads, cells)]
     for name in ("test accuracy", "test loss"):
         cells = [
             (k, [difference(name, c.get(s, {}), rows[BASELINE].get(s, {})) for s in sizes])
             for k, c in rows.items()
-            if k != BASELINE
+            if k != BASELINE and BASELINE in rows
         ]
+        if not cells:
+            continue
         heading = f"### {name} minus that of {BASELINE}, same seeds, 95 % confidence"
         lines += [heading, table(heads, cells)]
     if tuning:
         name = "test accuracy"  # On the images held out for validation.
         cells = filled(name, tuning, sizes)
         lines += ["### trials of the learning rate: validation accuracy (%)", table(heads, cells)]
-    lines += [f"![{setting}](figures/{setting}_{name}.png)" for name in ("batch_size", "time")]
+    figures = ("radius",) if setting == "noise" else ("batch_size", "time")
+    lines += [f"![{setting}](figures/{setting}_{name}.png)" for name in figures]
     return "\n\n".join(lines)
 
 
@@ -170,6 +185,31 @@ def by_time(setting, rows):
     save(figure, f"{setting}_time")
 
 
+def by_radius(setting, rows):
+    """Accuracy, loss and sharpness over the radius, a line for each method and batch size."""
+    names = ("test accuracy", "test loss", "sharpness")
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+    methods = [label.split() for label in rows if "copies" not in label]
+    styles = iter(STYLES)
+    for method in dict.fromkeys(method for method, _ in methods):
+        radii = [radius for m, radius in methods if m == method]
+        for size in batch_sizes(rows):
+            color, marker = next(styles)
+            style = {"color": color, "marker": marker, "label": f"{method}, batch size {size}"}
+            for axis, name in zip(axes, names, strict=True):
+                measure, _, unit = MEASURES[name]
+                cells = [rows[f"{method} {radius}"].get(size, {}).values() for radius in radii]
+                values = [[measure(run) for run in cell] or [math.nan] for cell in cells]
+                errors = [stats.sem(v) if len(v) > 1 else 0.0 for v in values]
+                means = [statistics.mean(v) for v in values]
+                axis.errorbar(list(map(float, radii)), means, errors, **style)
+                tidy(axis, xlabel="radius", ylabel=f"{name} ({unit})")
+                axis.set_xscale("symlog", linthresh=0.005)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(TITLES[setting])
+    save(figure, f"{setting}_radius")
+
+
 def evidence(rows, sizes=(128, 2048, 8192)):
     """The README's table: test accuracy and loss of each method."""
     columns = [(size, name) for size in sizes for name in ("test accuracy", "test loss")]
@@ -193,8 +233,11 @@ def main():
     for setting, rows in tree.items():
         if setting.endswith("-tuning"):
             continue
-        by_batch_size(setting, rows)
-        by_time(setting, rows)
+        if setting == "noise":
+            by_radius(setting, rows)
+        else:
+            by_batch_size(setting, rows)
+            by_time(setting, rows)
         text.append(section(setting, rows, tree.get(f"{setting}-tuning")))
     (HERE / "RESULTS.md").write_text("\n\n".join(text) + "\n")
     before, rest = README.read_text().split(MARKS[0])
