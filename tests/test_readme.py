@@ -22,7 +22,8 @@ MODULES = sorted(
     for m in pkgutil.walk_packages(keras_smoothout.__path__, "keras_smoothout.")
     if ".backend." not in m.name
 )
-SHRUNK = "--dataset=digits --train_examples=256 --epochs=1 --batch_size=128 --ghost_batch_size=64 --warmup_epochs=0"
+SHRUNK = "--dataset=digits --train_examples=256 --epochs=1 --batch_size=128 --ghost_batch_size=64"
+SHRUNK += " --warmup_epochs=0"
 
 
 def blocks(language, text=README):
