@@ -81,7 +81,30 @@ def unscale_loss(loss):
 
 
 class TrainStep:
-    """Keras' `train_step` for live variables: read them, ask for gradients, write once."""
+    """Keras' `train_step` for live variables: read them, ask for gradients, write once.
+
+    With `MultiWorkerMirroredStrategy` it also mends what Keras' `fit` does there: it averages a
+    batch over workers to learn its shapes, and scalar metrics along their first axis.
+    """
+
+    @property
+    def _many_workers(self):
+        return getattr(self.distribute_strategy.extended, "_num_workers", 1) > 1
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if self._many_workers and iterator is not None:
+            _, _, batches = next(iter(iterator))
+            local = self.distribute_strategy.experimental_local_results
+            data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
+            iterator = None
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+    def get_metrics_result(self):
+        result = super().get_metrics_result()
+        inside = tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+        if self._many_workers and inside:
+            return keras.tree.map_structure(lambda v: tf.reshape(v, (1,)), result)
+        return result
 
     def train_step(self, data):
         if self._asks_for_gradients and self._distribute_strategy is None:
