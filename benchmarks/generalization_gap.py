@@ -148,7 +148,7 @@ def grid(setting, rates):
                     recipe = small.for_batch_size(batch_size, rule="sqrt")
                 runs_.append(line(setting, label, batch_size, seed, [*common, *flags], recipe))
                 runs_[-1]["epochs"] = recipe.epochs
-    return sorted(runs_, key=lambda run: run["epochs"] > 16 * epochs)
+    return sorted(runs_, key=lambda run: run["epochs"])
 
 
 def noise(setting, rates):
