@@ -35,3 +35,9 @@ def check_choice(name, value, choices):
     """Raise unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}")
+
+
+def check_names(name, value):
+    """Raise if `value` is a string where a list of strings belongs."""
+    if isinstance(value, str):
+        raise ValueError(f"`{name}` must be a list of names. Received: {name}={value!r}")

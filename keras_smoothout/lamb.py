@@ -7,7 +7,7 @@ taken; in `keras.optimizers.Lamb` it is not, so that one is LAMB only without de
 import keras
 from keras import ops
 
-from keras_smoothout.checks import check_number
+from keras_smoothout.checks import check_names, check_number
 from keras_smoothout.weights import norm
 from keras_smoothout.wrapper import included
 
@@ -69,6 +69,7 @@ class LAMB(keras.optimizers.Optimizer):
             check_number(name, value, most=1)
         check_number("epsilon", epsilon)
         check_number("decay", decay)
+        check_names("exclude", exclude)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.beta_1 = beta_1
         self.beta_2 = beta_2

@@ -7,7 +7,7 @@ its weights' norm to its gradient's. The trust ratio gives each layer its own.
 import keras
 from keras import ops
 
-from keras_smoothout.checks import check_number
+from keras_smoothout.checks import check_names, check_number
 from keras_smoothout.weights import norm
 from keras_smoothout.wrapper import included
 
@@ -67,6 +67,7 @@ class LARS(keras.optimizers.SGD):
     ):
         check_number("trust_coefficient", trust_coefficient)
         check_number("decay", decay)
+        check_names("exclude", exclude)
         super().__init__(learning_rate, momentum, nesterov, **kwargs)
         self.trust_coefficient = trust_coefficient
         self.decay = decay

@@ -9,7 +9,13 @@ import keras
 from keras import ops
 
 from keras_smoothout import backend, noise
-from keras_smoothout.checks import PERTURBATIONS, check_choice, check_count, check_strength
+from keras_smoothout.checks import (
+    PERTURBATIONS,
+    check_choice,
+    check_count,
+    check_names,
+    check_strength,
+)
 from keras_smoothout.weights import lerp
 from keras_smoothout.wrapper import Wrapper, included, strength_at
 
@@ -85,8 +91,7 @@ class SmoothOut(Wrapper):
         check_choice("scale", scale, noise.SCALES)
         check_count("copies", copies)
         check_choice("perturbation", perturbation, PERTURBATIONS)
-        if isinstance(exclude, str):
-            raise ValueError(f"`exclude` must be a list of names. Received: exclude={exclude!r}")
+        check_names("exclude", exclude)
         if not isinstance(seed, int):
             raise ValueError(f"`seed` must be an integer. Received: seed={seed!r}")
         if antithetic and copies % 2:

@@ -64,6 +64,19 @@ ARGUMENTS = [
         for m in (ks.SmoothOut, ks.SAM, ks.ASAM)
     ),
     (lambda: ks.SmoothOut(SGD(), exclude="gamma"), "`exclude` must be"),
+    (lambda: ks.LARS(exclude="bias"), "`exclude` must be a list of names. Received"),
+    (lambda: ks.LAMB(exclude="bias"), "`exclude` must be a list of names. Received"),
+    *(
+        (lambda v=v: ks.LARS(trust_coefficient=v), "`trust_coefficient` must")
+        for v in NOT_STRENGTHS
+    ),
+    *((lambda v=v: ks.LARS(decay=v), f"`decay` {PLAIN}") for v in NOT_STRENGTHS),
+    *((lambda v=v: ks.LAMB(decay=v), f"`decay` {PLAIN}") for v in NOT_STRENGTHS),
+    (lambda: ks.LAMB(beta_1=1.5), "`beta_1` must be a finite number in [0, 1]. Received"),
+    (lambda: ks.LAMB(beta_2=-1), "`beta_2` must be a finite number in [0, 1]. Received"),
+    (lambda: ks.LAMB(epsilon="1"), f"`epsilon` {PLAIN}"),
+    (lambda: ks.PartiallyAdaptive(partial=0.6), "`partial` must be a finite number in [0, 0.5]"),
+    (lambda: ks.PartiallyAdaptive(beta_1=2), "`beta_1` must be a finite number in [0, 1]"),
     (lambda: ks.SmoothOut(SGD(), seed=1.5), "`seed` must be an integer"),
     # What is common to all optimizers is the inner one's.
     *(
