@@ -27,6 +27,7 @@ the weights that the method looks at; the closing table evaluates the final, cle
 import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def main(_):
         f"of {source.image_shape}, {source.classes} classes\n{course}\n"
     )
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A preemption is as good as Ctrl-C.
     histories, summaries = {}, {}
     title = f"{FLAGS.model} on {FLAGS.dataset}, batch size {FLAGS.batch_size}"
     try:
@@ -87,6 +89,8 @@ def main(_):
                 plots.curves({method: [history]}, folder / "curves.png", title)
                 if FLAGS.track_distance:
                     plots.distances(folder / "distance.csv", folder / "distance.png", title)
+    except (FloatingPointError, ValueError) as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         print(f"\nInterrupted. To go on after the last whole epoch:\n  python train.py {resume}")
         sys.exit(130)

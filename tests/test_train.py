@@ -115,6 +115,31 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
     assert same_state(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "it is damaged"),
+        (lambda path: path.write_bytes(b""), "it is damaged"),
+        (lambda path: np.savez(path, np.zeros(3)), "it is of another model"),
+    ],
+)
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, spoil, words):
+    run(tmp_path, *TINY, "--epochs=1")
+    (checkpoint,) = records.checkpoints(tmp_path)
+    spoil(checkpoint)
+    message = ending(["--resume", f"--workdir={tmp_path}", "--epochs=2"])
+    assert words in message and str(checkpoint) in message and "Delete it" in message
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    flags = [*TINY, "--epochs=3", "--learning_rate=1e20", f"--workdir={tmp_path}"]
+    message = ending(flags)
+    assert "The loss is nan at step" in message and "smaller --learning_rate" in message
+    assert not (tmp_path / "model.keras").exists()
+    for checkpoint in records.checkpoints(tmp_path):
+        assert all(np.all(np.isfinite(value)) for value in np.load(checkpoint).values())
+
+
 def test_a_finished_run_is_trained_for_longer(tmp_path):
     run(tmp_path / "whole", *TINY, "--epochs=2", "--seed=1")
     run(tmp_path / "longer", *TINY, "--epochs=1", "--compare=sgd", "--seeds=2")
@@ -284,13 +309,14 @@ def test_help_explains_each_flag():
     assert all(f"--{flag.name}:" in text or f"--[no]{flag.name}:" in text for flag in options.OURS)
 
 
-def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path, number):
     flags = (*TINY, f"--workdir={tmp_path}", "--epochs=100000")
     command = [sys.executable, ROOT / "train.py", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while process.poll() is None and not records.checkpoints(tmp_path):
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, errors = process.communicate()
     assert process.returncode == 130 and b"Traceback" not in errors
     assert output.decode().endswith(f"python train.py --resume --workdir={tmp_path}\n")

@@ -79,6 +79,7 @@ choice("strategy", "default", ("default", "mirrored"), "One device, or a replica
 number("devices", 1, "Devices to split the CPU into, for mirrored without GPUs.", 1)
 
 text("workdir", None, "Folder of the run (default: runs/<dataset>-<model>-<method>).")
+switch("terminate_on_nan", True, "End a run whose loss is not finite; its checkpoint stays.")
 switch("track_distance", False, "Record how far the weights go: distance.csv, distance.png.")
 switch("resume", False, "Go on with the run in --workdir; its flags hold but for those given.")
 switch("overwrite", False, "Delete the run in the workdir first.")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+import zipfile
 
 import keras
 import numpy as np
@@ -60,9 +61,43 @@ def variables(model):
 
 
 def restore(model, workdir):
-    """Sets `model` to the newest checkpoint, if there is one. Returns the history up to it."""
+    """Sets `model` to the newest checkpoint, if there is one. Returns the history up to it.
+
+    Raises:
+        ValueError: If the checkpoint is damaged or of another model, which is left as it was.
+    """
     for newest in checkpoints(workdir)[-1:]:
-        for variable, value in zip(variables(model), np.load(newest).values(), strict=True):
+        refused = f"{newest} cannot be resumed from: %s. Delete it, or begin in another --workdir."
+        try:
+            with open(newest, "rb") as file, np.load(file) as arrays:
+                values = list(arrays.values())
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(refused % f"it is damaged ({error})") from error
+        ours, theirs = ([x.shape for x in xs] for xs in (variables(model), values))
+        if ours != theirs:
+            raise ValueError(refused % "it is of another model or method")
+        for variable, value in zip(variables(model), values, strict=True):
             variable.assign(value)
         return plots.read(workdir / "metrics.csv")[: int(newest.stem[len("epoch-") :])]
     return []
+
+
+class TerminateOnNaN(keras.callbacks.Callback):
+    """Ends the training at the first step whose loss is not finite, before it is saved.
+
+    Raises:
+        FloatingPointError: With the step, and what is left.
+    """
+
+    def __init__(self, workdir):
+        super().__init__()
+        self.workdir = workdir
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            kept = [path.name for path in checkpoints(self.workdir)[-1:]]
+            raise FloatingPointError(
+                f"The loss is {logs['loss']} at step {batch + 1} of the epoch after "
+                f"{kept[0] if kept else 'the start'}. Try a smaller --learning_rate, or "
+                "--global_clipnorm; --noterminate_on_nan goes on regardless."
+            )

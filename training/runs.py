@@ -69,6 +69,8 @@ def train(options, method, seed, source, course, workdir, strategy):
         records.Record(workdir, history),
         keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
     ]
+    if options.terminate_on_nan:
+        callbacks.append(records.TerminateOnNaN(workdir))
     if options.track_distance:
         trainable = {id(v) for v in model.trainable_variables}
         start = [w for v, w in zip(model.weights, start, strict=True) if id(v) in trainable]
