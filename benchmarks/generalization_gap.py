@@ -198,38 +198,48 @@ def arrays(*where):
 
 
 class Clock(keras.callbacks.Callback):
-    """CPU seconds of the training so far, at the end of each epoch, without the first's."""
+    """CPU seconds of each epoch's training; they hardly depend on what else the machine does."""
 
     def on_train_begin(self, logs=None):
-        self.seconds, self.ends = 0.0, []
+        self.seconds = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = time.process_time()
 
-    def on_test_begin(self, logs=None):
-        self.stop()
-
-    def stop(self):
-        self.last = time.process_time() - self.began
-
     def on_epoch_end(self, epoch, logs=None):
-        if "val_loss" not in logs:
-            self.stop()
-        self.seconds += self.last if epoch else 0.0  # The step is compiled in the first epoch.
-        self.ends.append(self.seconds)
+        getattr(self.model, "jax_state_sync", lambda: None)()
+        self.model.trainable_variables[0].numpy()  # JAX returns from a step before it is done.
+        self.seconds.append(time.process_time() - self.began)
+
+
+def timed(run, data_dir):
+    """The same run for four epochs without validation: CPU seconds of one, after the first."""
+    f, source, (x, y), _ = prepared(run, data_dir)
+    model = runs.build(f, f.method, f.seed, source, courses.plan(f, len(x)))
+    clock = Clock()
+    model.fit(x, y, f.batch_size, 4, verbose=0, callbacks=[clock])
+    return run | {"cpu_seconds_per_epoch": round(statistics.mean(clock.seconds[1:]), 3)}
+
+
+def prepared(run, data_dir):
+    """The options of a run, its data, and a session that starts from its seed."""
+    flags = [f"--seed={run['seed']}", f"--data_dir={data_dir}", "--verbose=0", *run["flags"]]
+    options.parse(["train.py", *flags])
+    f = options.FLAGS
+    keras.backend.clear_session()
+    source, train, test = arrays(*(getattr(f, name) for name in runs.DATA_OPTIONS))
+    keras.utils.set_random_seed(f.seed)
+    return f, source, train, test
 
 
 def trained(run, data_dir):
     """The numbers of one run."""
-    flags = [f"--seed={run['seed']}", f"--data_dir={data_dir}", "--verbose=0", *run["flags"]]
-    options.parse(["train.py", *flags])
-    f, began = options.FLAGS, time.perf_counter()
-    source, (x, y), test = arrays(*(getattr(f, name) for name in runs.DATA_OPTIONS))
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(f.seed)
+    if run["experiment"].endswith("-timing"):
+        return timed(run, data_dir)
+    f, source, (x, y), test = prepared(run, data_dir)
     course = courses.plan(f, len(x))
     model = runs.build(f, f.method, f.seed, source, course)
-    clock, every = Clock(), max(1, f.epochs // 15)
+    every = max(1, f.epochs // 15)
     history = model.fit(
         x,
         y,
@@ -239,7 +249,6 @@ def trained(run, data_dir):
         validation_batch_size=5000,
         validation_freq=every,
         verbose=0,
-        callbacks=[clock],
     ).history
     numbers = {"updates": course.step_at(f.epochs), "epochs": f.epochs}
     for name, (images, labels) in (("train", (x, y)), ("test", test)):
@@ -247,11 +256,10 @@ def trained(run, data_dir):
         numbers |= {f"{name}_{metric}": float(value) for metric, value in measured.items()}
     if run["experiment"] == "noise":
         numbers["sharpness"] = sharpness(model, x, y)
-    epochs = clock.ends[every - 1 :: every]
-    curve = zip(epochs, history["val_accuracy"], history["val_loss"], strict=True)
-    numbers["curve"] = [[round(float(v), 4) for v in point] for point in curve]
-    numbers["cpu_seconds"] = round(clock.seconds, 2)
-    numbers["wall_seconds"] = round(time.perf_counter() - began, 2)
+    curve = zip(history["val_accuracy"], history["val_loss"], strict=True)
+    numbers["curve"] = [
+        [every * i, *(round(value, 4) for value in point)] for i, point in enumerate(curve, 1)
+    ]
     numbers["versions"] = f"keras {keras.__version__}, {keras.backend.backend()}"
     return run | numbers
 
@@ -282,8 +290,7 @@ def main():
                     file.write(json.dumps(done[key(run)]) + "\n")
                     file.flush()
                     os.fsync(file.fileno())
-                accuracy = done[key(run)]["test_accuracy"]
-                print(f"{i}/{len(runs_)} {key(run)} {accuracy:.4f}", flush=True)
+                print(f"{i}/{len(runs_)} {key(run)}", flush=True)
             elif old["flags"] != run["flags"]:
                 raise SystemExit(
                     f"{args.results} holds {key(run)} with other flags, {old['flags']}: remove its "
@@ -296,7 +303,10 @@ def main():
     elif not tuned(done, source):
         raise SystemExit(f"--setting={args.setting} takes its rates from {source}: run that first.")
     rates = tuned(done, source or args.setting)
-    complete(list((noise if args.setting == "noise" else grid)(args.setting, rates)))
+    cells = list((noise if args.setting == "noise" else grid)(args.setting, rates))
+    name = f"{args.setting}-timing"
+    complete([run | {"experiment": name} for run in cells if run["seed"] == SEEDS[0]])
+    complete(cells)
 
 
 if __name__ == "__main__":

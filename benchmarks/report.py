@@ -23,10 +23,11 @@ README = HERE.parent / "README.md"
 MARKS = "<!-- evidence: python -m benchmarks.report -->", "<!-- end of evidence -->"
 BASELINE = "SGD"
 # Okabe and Ito's palette with a marker each, which the colour-blind can tell apart.
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = [
-    (color, marker)
-    for marker in "os"
-    for color in ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
+    {"color": color, "marker": marker, "linestyle": line}
+    for marker, line in (("o", "solid"), ("s", "dashed"))
+    for color in COLORS
 ]
 TITLES = {
     "f1": "F1 on 20,000 images of Fashion-MNIST, 15 epochs of the base recipe",
@@ -44,7 +45,7 @@ MEASURES = {  # name: value of a run, format, unit
     ),
     "sharpness": (lambda run: run["sharpness"], ".3f", "nats"),
     "updates": (lambda run: run["updates"], ".0f", ""),
-    "CPU seconds": (lambda run: run["cpu_seconds"], ".0f", "s"),
+    "CPU seconds": (lambda run: run["epochs"] * run["epoch_seconds"], ".0f", "s"),
 }
 
 
@@ -55,6 +56,12 @@ def read(path):
         run = json.loads(line)
         cells = tree[run["experiment"]][run["label"]]
         cells.setdefault(run["batch_size"], {})[run["seed"]] = run
+    for name in [name for name in tree if name.endswith("-timing")]:
+        for label, cells in tree.pop(name).items():
+            for size, timed in cells.items():
+                (seconds,) = (run["cpu_seconds_per_epoch"] for run in timed.values())
+                for run in tree[name.removesuffix("-timing")][label].get(size, {}).values():
+                    run["epoch_seconds"] = seconds
     for rows in tree.values():  # What is added to the baseline comes right after it.
         for label in sorted(rows, key=lambda label: (label != BASELINE, label[0] != "+")):
             rows[label] = rows.pop(label)
@@ -102,7 +109,7 @@ def section(setting, rows, tuning):
     lines = [f"## {TITLES.get(setting, setting)}"]
     some = next(iter(next(iter(next(iter(rows.values())).values())).values()))  # Any run.
     for name, (_, _, unit) in MEASURES.items():
-        if name == "sharpness" and name not in some:
+        if name == "sharpness" and name not in some:  # Only that setting has it.
             continue
         cells = filled(name, rows, sizes)
         lines += [f"### {name}{unit and f' ({unit})'}, mean ± std (n)", table(heads, cells)]
@@ -143,15 +150,19 @@ def by_batch_size(setting, rows):
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
     for axis, name in zip(axes, names, strict=True):
         measure, _, unit = MEASURES[name]
-        for (label, cells), (color, marker) in zip(rows.items(), STYLES, strict=False):
+        for (label, cells), style in zip(rows.items(), STYLES, strict=False):
             sizes = sorted(cells)
             values = [[measure(run) for run in cells[size].values()] for size in sizes]
             errors = [stats.sem(v) if len(v) > 1 else 0.0 for v in values]
             means = [statistics.mean(v) for v in values]
-            axis.errorbar(sizes, means, errors, color=color, marker=marker, ms=5, label=label)
+            axis.errorbar(sizes, means, errors, **style, markersize=5, label=label)
         tidy(axis, xscale="log", xlabel="batch size", ylabel=f"{name} ({unit})")
         axis.set_xticks(batch_sizes(rows), map(str, batch_sizes(rows)))
         axis.minorticks_off()
+    best = max(max(line.get_ydata()) for line in axes[0].lines if len(line.get_ydata()))
+    axes[0].set_ylim(bottom=max(axes[0].get_ylim()[0], best - 6))  # Below it training has failed.
+    axes[1].set_yscale("log")
+    axes[1].yaxis.set_minor_formatter("{x:.2g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(TITLES.get(setting, setting))
     save(figure, f"{setting}_batch_size")
@@ -164,15 +175,17 @@ def by_time(setting, rows):
         1, len(sizes), figsize=(4 * len(sizes), 4.4), sharey=True, layout="constrained"
     )
     for axis, size in zip(axes, sizes, strict=True):
-        for (label, cells), (color, marker) in zip(rows.items(), STYLES, strict=False):
-            curves = [run["curve"] for run in cells.get(size, {}).values()]
-            if not curves:
+        for (label, cells), style in zip(rows.items(), STYLES, strict=False):
+            runs = list(cells.get(size, {}).values())
+            if not runs:
                 continue
-            points = [list(zip(*point, strict=True)) for point in zip(*curves, strict=True)]
-            seconds = [statistics.median(point[0]) for point in points]
-            accuracy = [100 * statistics.mean(point[1]) for point in points]
-            axis.plot(seconds[1:], accuracy[1:], color=color, marker=marker, ms=3, label=label)
+            points = list(zip(*(run["curve"] for run in runs), strict=True))
+            seconds = [point[0][0] * runs[0]["epoch_seconds"] for point in points]
+            accuracy = [100 * statistics.mean(p[1] for p in point) for point in points]
+            axis.plot(seconds, accuracy, **style, markersize=3, label=label)
         tidy(axis, xscale="log", xlabel="CPU seconds", title=f"batch size {size}")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
     axes[0].set_ylabel("test accuracy (%)")
     runs = [run for cells in rows.values() for cell in cells.values() for run in cell.values()]
     best = max(100 * point[1] for run in runs for point in run["curve"])
@@ -194,8 +207,7 @@ def by_radius(setting, rows):
     for method in dict.fromkeys(method for method, _ in methods):
         radii = [radius for m, radius in methods if m == method]
         for size in batch_sizes(rows):
-            color, marker = next(styles)
-            style = {"color": color, "marker": marker, "label": f"{method}, batch size {size}"}
+            style = {**next(styles), "label": f"{method}, batch size {size}"}
             for axis, name in zip(axes, names, strict=True):
                 measure, _, unit = MEASURES[name]
                 cells = [rows[f"{method} {radius}"].get(size, {}).values() for radius in radii]

@@ -1,0 +1,76 @@
+"""The runner of the evidence goes on where it was killed, and its grid is what it says."""
+
+import json
+
+import pytest
+
+from benchmarks import generalization_gap as gap
+from training import courses, options
+
+RATES = {(label, size): rate for label, rate in gap.RATES.items() for size in gap.BATCH_SIZES}
+
+
+def course(run, examples=20_000):
+    options.parse(["train.py", *run["flags"]])
+    return courses.plan(options.FLAGS, examples)
+
+
+def test_a_line_that_was_cut_off_is_dropped(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    run = gap.line("f1", "SGD", 128, 0, [], gap.Recipe(128, 0.1, 2))
+    path.write_text(json.dumps(run) + "\n" + json.dumps(run)[:40])
+    assert list(gap.recorded(path)) == [("f1", "SGD", 128, 0)]
+    assert path.read_text() == json.dumps(run) + "\n"
+    assert gap.recorded(tmp_path / "none.jsonl") == {}
+
+
+def test_every_row_is_trained_at_every_batch_size_with_every_seed():
+    runs = gap.grid("f1", RATES)
+    assert len({gap.key(run) for run in runs}) == len(runs)
+    for label in gap.ROWS:
+        sizes = gap.BATCH_SIZES[1:] if label.startswith("+") else gap.BATCH_SIZES
+        cells = {(run["batch_size"], run["seed"]) for run in runs if run["label"] == label}
+        assert cells == {(size, seed) for size in sizes for seed in gap.SEEDS}
+    trials = list(gap.tuning("f1"))
+    counts = {label: sum(run["tunes"] == label for run in trials) for label in gap.RATES}
+    assert set(counts.values()) == {len(gap.FACTORS) * len(gap.BATCH_SIZES)}  # Alike for all.
+    assert all("--test_split=train[55000:]" in run["flags"] for run in trials)  # Not the test set.
+
+
+def test_regime_adaptation_preserves_the_updates():
+    runs = [run for run in gap.grid("f1", RATES) if run["seed"] == 0]
+    small = next(run for run in runs if (run["label"], run["batch_size"]) == ("SGD", 128))
+    updates = course(small).step_at(15)
+    for run in runs:
+        if run["label"] == "+ regime adaptation":
+            stretched = course(run)
+            assert stretched.step_at(stretched.epochs) == pytest.approx(updates, rel=0.25)
+
+
+def test_the_best_trial_is_chosen():
+    def trial(rate, accuracy, loss):
+        run = {"experiment": "f1-tuning", "label": f"{rate}", "batch_size": 128, "seed": 100}
+        return run | {"tunes": "SGD", "rate": rate, "test_accuracy": accuracy, "test_loss": loss}
+
+    trials = [trial(0.1, 0.8, 0.5), trial(0.2, 0.9, 0.6), trial(0.4, 0.9, 0.4)]
+    assert gap.tuned({gap.key(run): run for run in trials}, "f1") == {("SGD", 128): 0.4}
+
+
+@pytest.mark.parametrize("setting", gap.SETTINGS)
+def test_every_setting_parses(setting):
+    cells = gap.noise(setting, RATES) if setting == "noise" else gap.grid(setting, RATES)
+    for run in cells:
+        assert course(run).epochs >= gap.SETTINGS[setting].epochs
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_run_and_its_timing(monkeypatch):
+    flags = ["--dataset=digits", "--train_examples=64", "--model=f1"]
+    run = gap.line("noise", "SGD", 32, 0, flags, gap.Recipe(32, 0.1, 2, ghost_batch_size=16))
+    found = gap.trained(run, None)
+    assert found["updates"] == 4 and len(found["curve"]) == 2
+    assert found["curve"][-1][1] == pytest.approx(found["test_accuracy"], abs=1e-4)
+    assert found["sharpness"] > -0.1
+    again = gap.trained(run, None)
+    assert again["test_loss"] == found["test_loss"]  # Also after `sharpness`.
+    assert gap.trained(run | {"experiment": "f1-timing"}, None)["cpu_seconds_per_epoch"] > 0
