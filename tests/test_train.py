@@ -317,7 +317,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path, number
         while process.poll() is None and not records.checkpoints(tmp_path):
             time.sleep(0.05)
         process.send_signal(number)
-        output, errors = process.communicate()
+        output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in errors
     assert output.decode().endswith(f"python train.py --resume --workdir={tmp_path}\n")
     epoch = int(records.checkpoints(tmp_path)[-1].stem[len("epoch-") :])

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import time
 import zipfile
 
@@ -80,6 +81,31 @@ def restore(model, workdir):
             variable.assign(value)
         return plots.read(workdir / "metrics.csv")[: int(newest.stem[len("epoch-") :])]
     return []
+
+
+class Interruption(keras.callbacks.Callback):
+    """Ctrl-C and SIGTERM end the training after the step they fall into; a second one at once.
+
+    Python raises where it happens to be, and drops what is raised in a destructor.
+    """
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def on_train_begin(self, logs=None):
+        self.received = False
+        self.kept = [signal.signal(number, self.receive) for number in self.signals]
+
+    def receive(self, number, frame):
+        self.received = True
+        self.on_train_end()
+
+    def on_train_end(self, logs=None):
+        for number, handler in zip(self.signals, self.kept, strict=True):
+            signal.signal(number, handler)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.received:
+            raise KeyboardInterrupt
 
 
 class TerminateOnNaN(keras.callbacks.Callback):

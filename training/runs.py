@@ -67,6 +67,7 @@ def train(options, method, seed, source, course, workdir, strategy):
     test = batches.testing(source, source.test, EVALUATION_BATCH)
     callbacks = [
         records.Record(workdir, history),
+        records.Interruption(),
         keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
     ]
     if options.terminate_on_nan:
