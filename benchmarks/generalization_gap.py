@@ -172,11 +172,12 @@ def noise(setting, rates):
 def sharpness(model, x, y, radius=0.02, draws=5):
     """Mean rise of the training loss under uniform noise, SmoothOut's own measure of flatness."""
     variables = model.trainable_variables
-    clean = [keras.ops.copy(v.value) for v in variables]
+    clean = [keras.ops.convert_to_numpy(v).copy() for v in variables]  # JAX frees what it is given.
     moved = tuple(i for i, v in enumerate(variables) if v.name in ("kernel", "bias"))
     losses = []
     for draw in range(draws + 1):  # The first without noise.
-        noisy = perturb(clean, radius if draw else 0.0, TUNING_SEED, draw, moved=moved)
+        weights = [keras.ops.convert_to_tensor(w) for w in clean]
+        noisy = perturb(weights, radius if draw else 0.0, TUNING_SEED, draw, moved=moved)
         for variable, value in zip(variables, noisy, strict=True):
             variable.assign(value)
         losses.append(float(model.evaluate(x, y, 5000, verbose=0)[0]))
