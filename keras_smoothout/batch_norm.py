@@ -32,7 +32,7 @@ class GhostBatchNormalization(layers.BatchNormalization):
 
     Reduces to: BatchNormalization when the batch is not larger than `ghost_batch_size`, to
         rounding.
-    Cost: as BatchNormalization.
+    Cost: two more passes over the inputs than BatchNormalization.
     Differs from the paper: the moving statistics are updated one ghost batch after the other, as in
         the authors' code.
 
@@ -63,7 +63,8 @@ class GhostBatchNormalization(layers.BatchNormalization):
         if mask is not None:
             raise ValueError(
                 "`GhostBatchNormalization` cannot leave out masked steps of its inputs. Use "
-                "`keras.layers.BatchNormalization` and `ghost_batch_size` of `compile`."
+                "`keras.layers.BatchNormalization` and `ghost_batch_size` of `compile`. "
+                f"Received: a mask of shape {mask.shape}"
             )
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         means = self._ghost_means(x)  # (ghosts, channels)

@@ -64,7 +64,7 @@ def test_every_setting_parses(setting):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_a_run_and_its_timing(monkeypatch):
+def test_a_run_and_its_timing():
     flags = ["--dataset=digits", "--train_examples=64", "--model=f1"]
     run = gap.line("noise", "SGD", 32, 0, flags, gap.Recipe(32, 0.1, 2, ghost_batch_size=16))
     found = gap.trained(run, None)

@@ -62,7 +62,7 @@ def train(options, method, seed, source, course, workdir, strategy):
     keras.utils.set_random_seed(seed)
     with strategy.scope():
         model = build(options, method, seed, source, course)
-        start = model.get_weights() if options.track_distance else None
+        start = [v.numpy() for v in model.trainable_variables]
         history = records.restore(model, workdir)
     test = batches.testing(source, source.test, EVALUATION_BATCH)
     callbacks = [
@@ -73,8 +73,6 @@ def train(options, method, seed, source, course, workdir, strategy):
     if options.terminate_on_nan:
         callbacks.append(records.TerminateOnNaN(workdir))
     if options.track_distance:
-        trainable = {id(v) for v in model.trainable_variables}
-        start = [w for v, w in zip(model.weights, start, strict=True) if id(v) in trainable]
         callbacks.insert(0, ks.DistanceFromInit(workdir / "distance.csv", start=start))
     for stage in course.stages:
         epochs = range(max(stage.epochs.start, len(history)), stage.epochs.stop)
