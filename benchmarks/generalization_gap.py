@@ -121,11 +121,9 @@ def tuning(setting):
 
 def tuned(done, setting):
     """The best rate of each tuned row at each batch size, once all of its trials are there."""
-    best = {}
-    for run in sorted(done.values(), key=lambda run: (run["test_accuracy"], -run["test_loss"])):
-        if run["experiment"] == f"{setting}-tuning":
-            best[run["tunes"], run["batch_size"]] = run["rate"]
-    return best
+    trials = [run for run in done.values() if run["experiment"] == f"{setting}-tuning"]
+    trials.sort(key=lambda run: (run["test_accuracy"], -run["test_loss"]))
+    return {(run["tunes"], run["batch_size"]): run["rate"] for run in trials}
 
 
 def grid(setting, rates):

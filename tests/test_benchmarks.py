@@ -53,6 +53,7 @@ def test_the_best_trial_is_chosen():
         return run | {"tunes": "SGD", "rate": rate, "test_accuracy": accuracy, "test_loss": loss}
 
     trials = [trial(0.1, 0.8, 0.5), trial(0.2, 0.9, 0.6), trial(0.4, 0.9, 0.4)]
+    trials.append({"experiment": "f1-timing", "label": "SGD", "batch_size": 128, "seed": 0})
     assert gap.tuned({gap.key(run): run for run in trials}, "f1") == {("SGD", 128): 0.4}
 
 
