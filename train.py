@@ -26,16 +26,15 @@ the weights that the method looks at; the closing table evaluates the final, cle
 
 import os
 import shlex
-import shutil
 import signal
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No chatter of TensorFlow's start.
 
 from absl import app, flags
+from etils import epath
 
-from training import courses, methods, options, plots, records, runs
+from training import courses, devices, methods, options, plots, records, runs
 from training.options import FLAGS
 
 flags.adopt_module_key_flags(options)  # --help shows those of the main module.
@@ -44,61 +43,64 @@ flags.adopt_module_key_flags(options)  # --help shows those of the main module.
 def main(_):
     names, seeds = FLAGS.compare or [FLAGS.method], range(FLAGS.seed, FLAGS.seed + FLAGS.seeds)
     default = f"runs/{FLAGS.dataset}-{FLAGS.model}-{'-'.join(names)}"
-    workdir = Path(FLAGS.workdir or default)
+    workdir = epath.Path(FLAGS.workdir or default)
     resume = f"--resume --workdir={shlex.quote(str(workdir))}"
-    taken = (workdir / "flags.txt").exists() and not FLAGS.resume
-    if taken and not FLAGS.overwrite:
-        sys.exit(
-            f"{workdir} holds a run: pass {resume} to go on with it, --overwrite to delete it, or "
-            "another --workdir."
-        )
-    strategy = runs.devices(FLAGS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A preemption is as good as Ctrl-C.
+    begun, advice = False, f"To go on after the last whole epoch:\n  python train.py {resume}"
     try:
+        there = devices.opened(FLAGS)
         course = courses.plan(FLAGS, FLAGS.batch_size * FLAGS.steps_per_execution)
         for method in names:  # Checked before any work.
             methods.optimizer(FLAGS, method, 0, course)
         source = runs.load(FLAGS)
-        course = courses.plan(FLAGS, source.train.examples, strategy.num_replicas_in_sync)
-    except (ValueError, OSError, flags.Error) as error:
-        sys.exit(str(error))
+        course = courses.plan(FLAGS, source.train.examples, there)
+        if there.first:
+            records.prepare(workdir, options.kept(), FLAGS.resume, FLAGS.overwrite)
+            print(
+                f"{FLAGS.dataset}: {source.train.examples} training and {source.test.examples} "
+                f"test images of {source.image_shape}, {source.classes} classes\n{course}\n"
+            )
+        there.agree(0, "")  # The others wait for the workdir.
+        begun = True
+        train(names, seeds, workdir, source, course, there)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {advice}")
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError, flags.Error) as error:
+        sys.exit(f"{error}\n{advice}" if begun and isinstance(error, OSError) else str(error))
+    except devices.LOST as error:
+        if there.processes == 1:
+            raise
+        sys.exit(f"{error}\nA worker is lost: start all of them again. {advice}")
 
-    if taken:
-        shutil.rmtree(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    dropped = ("workdir", "resume", "overwrite")
-    kept = [f for f in options.OURS if f.value is not None and f.name not in dropped]
-    with records.whole(workdir / "flags.txt") as path:
-        path.write_text("".join(f"{flag.serialize()}\n" for flag in kept))
-    print(
-        f"{FLAGS.dataset}: {source.train.examples} training and {source.test.examples} test images "
-        f"of {source.image_shape}, {source.classes} classes\n{course}\n"
-    )
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A preemption is as good as Ctrl-C.
+def train(names, seeds, workdir, source, course, there):
+    """Trains each method with each seed; the first process draws and prints how they compare."""
     histories, summaries = {}, {}
     title = f"{FLAGS.model} on {FLAGS.dataset}, batch size {FLAGS.batch_size}"
-    try:
-        for method in names:
-            for seed in seeds:
-                folder = workdir / (method if FLAGS.compare else "")
-                folder /= f"seed-{seed}" if FLAGS.seeds > 1 else ""
-                print(f"{method}, seed {seed}, into {folder}")
-                history, summary = runs.train(FLAGS, method, seed, source, course, folder, strategy)
-                histories.setdefault(method, []).append(history)
-                summaries.setdefault(method, []).append(summary)
-                plots.curves({method: [history]}, folder / "curves.png", title)
-                if FLAGS.track_distance:
-                    plots.distances(folder / "distance.csv", folder / "distance.png", title)
-    except (FloatingPointError, ValueError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. To go on after the last whole epoch:\n  python train.py {resume}")
-        sys.exit(130)
+    say = print if there.first else lambda *_: None
+    for method in names:
+        for seed in seeds:
+            folder = workdir / (method if FLAGS.compare else "")
+            folder /= f"seed-{seed}" if FLAGS.seeds > 1 else ""
+            say(f"{method}, seed {seed}, into {folder}")
+            history, summary = runs.train(FLAGS, method, seed, source, course, folder, there)
+            histories.setdefault(method, []).append(history)
+            summaries.setdefault(method, []).append(summary)
+            if there.first:
+                draw(plots.curves, {method: [history]}, folder / "curves.png", title)
+            if there.first and FLAGS.track_distance:
+                draw(plots.distances, folder / "distance.csv", folder / "distance.png", title)
     picture = workdir / "curves.png"
-    if FLAGS.compare or FLAGS.seeds > 1:
+    if there.first and (FLAGS.compare or FLAGS.seeds > 1):
         picture = workdir / "comparison.png"
-        plots.curves(histories, picture, title)
-    print(f"\n{plots.table(summaries)}\n\nPicture: {picture}")
+        draw(plots.curves, histories, picture, title)
+    say(f"\n{plots.table(summaries)}\n\nPicture: {picture}")
+
+
+def draw(plot, data, picture, title):
+    with records.whole(picture) as path:
+        plot(data, path, title)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,10 @@ class DistanceFromInit(keras.callbacks.Callback):
                 rows = [(int(r["step"]), float(r["distance"])) for r in csv.DictReader(file)]
             self.distances = [row for row in rows if row[0] <= self._step]
         if self.path is not None:
-            with open(self.path, "w", newline="") as file:
+            begun = f"{self.path}.begun"  # Takes its place whole: a process may be killed here.
+            with open(begun, "w", newline="") as file:
                 csv.writer(file).writerows([("step", "distance"), *self.distances])
+            os.replace(begun, self.path)
         self._next = self._after(self._step)
 
     def _after(self, step):

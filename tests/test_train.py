@@ -51,7 +51,7 @@ def _few_pictures(monkeypatch):
     draw = plots.curves
 
     def curves(histories, path, title):
-        return draw(histories, path, title) if path.stem == "comparison" else path.touch()
+        return draw(histories, path, title) if "comparison" in path.name else path.touch()
 
     monkeypatch.setattr(plots, "curves", curves)
 
@@ -296,7 +296,7 @@ def test_wrong_flags_are_refused_before_any_work(tmp_path, flags, words):
 def test_mirrored_needs_tensorflow_and_no_xla(monkeypatch):
     flags = ["--strategy=mirrored", "--devices=2"]
     assert "leaves 1 images for 2 devices" in ending([*flags, "--batch_size=1436"])
-    assert "--batch_size must be a multiple of --devices" in ending([*flags, "--batch_size=3"])
+    assert "--batch_size must be a multiple of the 2 devices" in ending([*flags, "--batch_size=3"])
     assert "--strategy=mirrored and --jit=on exclude" in ending([*flags, "--jit=on"])
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     assert "--strategy=mirrored needs KERAS_BACKEND=tensorflow" in ending(flags)

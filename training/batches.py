@@ -75,4 +75,7 @@ def ready(batches, source):
             labels, source.classes
         )
 
+    by_example = tf.data.Options()  # Workers share each batch, also of sets that are many files.
+    by_example.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    batches = batches.with_options(by_example)
     return batches.map(normalised, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

@@ -6,6 +6,9 @@ import keras
 
 from keras_smoothout.scaling import Recipe
 from keras_smoothout.schedules import AnnealedRadius, TanhRadius, WarmUp
+from training.devices import Devices
+
+ONE = Devices()
 
 
 class Stage(NamedTuple):
@@ -71,7 +74,7 @@ class Course(NamedTuple):
         return "\n".join([*lines, *self.recipe.why])
 
 
-def plan(options, examples, replicas=1):
+def plan(options, examples, devices=ONE):
     """The course that the options mean for so many examples, checked against both."""
     milestones = tuple(map(int, options.lr_milestones))
     base = options.base_batch_size or options.batch_size
@@ -85,24 +88,28 @@ def plan(options, examples, replicas=1):
     return Course(
         recipe,
         tuple(
-            Stage(epochs, size, steps_per_epoch(options, examples, size, replicas))
+            Stage(epochs, size, steps_per_epoch(options, examples, size, devices))
             for epochs, size in stages
             if epochs
         ),
     )
 
 
-def steps_per_epoch(options, examples, batch_size, replicas):
+def steps_per_epoch(options, examples, batch_size, devices):
     """The number of batches in an epoch."""
     steps, rest = divmod(examples, batch_size)
     keep = rest > 0 and not options.drop_remainder
     received = f"Received: --batch_size={batch_size}"
     if steps + keep == 0:
         raise ValueError(f"--drop_remainder leaves none of {examples} images. {received}")
-    if keep and rest < replicas:
+    if batch_size % devices.replicas:
         raise ValueError(
-            f"--batch_size leaves {rest} images for {replicas} devices: pass --drop_remainder. "
-            f"{received}"
+            f"--batch_size must be a multiple of the {devices.replicas} devices. {received}"
+        )
+    if keep and (rest % devices.replicas if devices.even else rest < devices.replicas):
+        raise ValueError(
+            f"--batch_size leaves {rest} images for {devices.replicas} devices: pass "
+            f"--drop_remainder. {received}"
         )
     if (steps + keep) % options.steps_per_execution:
         raise ValueError(

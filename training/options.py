@@ -2,14 +2,15 @@
 
 import re
 import sys
-from pathlib import Path
 
 import keras
 from absl import flags
+from etils import epath
 
 import models
 from keras_smoothout import scaling
 from training import batches, methods
+from training.devices import STRATEGIES
 
 FLAGS = flags.FLAGS
 switch, number, real = flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float
@@ -75,13 +76,16 @@ choice("mixed_precision", "float32", ("float32", "mixed_float16", "mixed_bfloat1
 choice("jit", "auto", ("auto", "on", "off"), "Compile the step by XLA; auto leaves it to Keras.")
 switch("run_eagerly", False, "Do not trace the step: to debug it.")
 number("steps_per_execution", 1, "Steps in one call of the traced function.", 1)
-choice("strategy", "default", ("default", "mirrored"), "One device, or a replica on each.")
-number("devices", 1, "Devices to split the CPU into, for mirrored without GPUs.", 1)
+choice("strategy", "default", STRATEGIES, "One device, or a replica on each of many.")
+number("devices", 1, "Devices to split a CPU into, for mirrored or data_parallel.", 1)
+text("tpu", None, "Name of the TPU for --strategy=tpu, or 'local' on a TPU VM.")
 
 text("workdir", None, "Folder of the run (default: runs/<dataset>-<model>-<method>).")
 switch("terminate_on_nan", True, "End a run whose loss is not finite; its checkpoint stays.")
 switch("track_distance", False, "Record how far the weights go: distance.csv, distance.png.")
 switch("resume", False, "Go on with the run in --workdir; its flags hold but for those given.")
+switch("resume_or_begin", False, "--resume if --workdir holds a run: for jobs that are restarted.")
+number("keep_checkpoints", 2, "Newest checkpoints to keep, beside that of the best epoch.", 1)
 switch("overwrite", False, "Delete the run in the workdir first.")
 number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, 2)
 
@@ -92,7 +96,8 @@ flags.register_validator(
 )
 
 OURS = FLAGS.flags_by_module_dict()[__name__]
-CHANGEABLE = ("epochs", "workdir", "resume", "data_dir", "download", "verbose")  # On resuming.
+CHANGEABLE = ("epochs", "workdir", "resume", "resume_or_begin", "data_dir", "download", "verbose")
+CHANGEABLE += ("keep_checkpoints", "tpu")
 
 
 def parse(argv):
@@ -101,6 +106,8 @@ def parse(argv):
         for flag in OURS:
             flag.unparse()
         rest = FLAGS(argv)
+        if FLAGS.resume_or_begin and FLAGS.workdir:
+            FLAGS.resume = saved_flags().exists()
         if FLAGS.resume and FLAGS.workdir:
             recall({flag.name: flag.value for flag in OURS if flag.present})
         check(FLAGS)
@@ -113,12 +120,12 @@ def parse(argv):
 
 def recall(given):
     """Sets all flags to those of the run in the workdir, but for those that may be given anew."""
-    saved = Path(FLAGS.workdir, "flags.txt")
+    saved = saved_flags()
     if not saved.exists():
         raise flags.Error(f"there is no run to --resume in {FLAGS.workdir}: {saved} is missing")
     for flag in OURS:
         flag.unparse()
-    FLAGS(["", f"--flagfile={saved}"])
+    FLAGS(["", *saved.read_text().splitlines()])
     for name, value in given.items():
         own = FLAGS[name].value
         if name not in CHANGEABLE and value != own:
@@ -131,9 +138,22 @@ def recall(given):
         FLAGS[name].value = value
 
 
+def saved_flags():
+    return epath.Path(FLAGS.workdir) / "flags.txt"
+
+
+def kept():
+    """The flags that make a run, a line each."""
+    dropped = ("workdir", "resume", "resume_or_begin", "overwrite")
+    given = [f for f in OURS if f.value is not None and f.name not in dropped]
+    return "".join(f"{flag.serialize()}\n" for flag in given)
+
+
 def check(f):
     """Raises for flags that exclude each other or that no method has a use for."""
-    names, mirrored = f.compare or [f.method], f.strategy == "mirrored"
+    names, backend = f.compare or [f.method], keras.backend.backend()
+    theirs = "jax" if f.strategy == "data_parallel" else "tensorflow"
+    split = f.strategy in ("mirrored", "data_parallel")
     epochs = [0, *map(int, f.lr_milestones), f.epochs]
     based = ("scaling", "regime_adaptation", "small_batch_epochs")
     refuse(f.resume and not f.workdir, "--resume needs --workdir, the folder of the run")
@@ -155,13 +175,23 @@ def check(f):
         refuse(idle, f"--{name} needs --lr_schedule={schedule}")
     refuse(f.warmup_epochs >= f.epochs, "--warmup_epochs must be less than --epochs")
     refuse(f.ghost_batch_size > f.batch_size, "--ghost_batch_size must not exceed --batch_size")
-    refuse(f.devices > 1 and not mirrored, "--devices needs --strategy=mirrored")
-    refuse(f.batch_size % f.devices, "--batch_size must be a multiple of --devices")
+    refuse(f.resume_or_begin and not f.workdir, "--resume_or_begin needs --workdir")
     refuse(
-        mirrored and keras.backend.backend() != "tensorflow",
-        "--strategy=mirrored needs KERAS_BACKEND=tensorflow",
+        f.overwrite and f.resume_or_begin, "--overwrite and --resume_or_begin exclude each other"
     )
-    refuse(mirrored and f.jit == "on", "--strategy=mirrored and --jit=on exclude each other")
+    refuse(f.devices > 1 and not split, "--devices needs --strategy=mirrored or data_parallel")
+    refuse(
+        f.strategy != "default" and backend != theirs,
+        f"--strategy={f.strategy} needs KERAS_BACKEND={theirs}",
+    )
+    refuse((f.tpu is None) == (f.strategy == "tpu"), "--tpu and --strategy=tpu need each other")
+    refuse(
+        f.strategy == "tpu" and not f.drop_remainder,
+        "--strategy=tpu needs --drop_remainder: shapes on a TPU are static",
+    )
+    for strategy in ("mirrored", "multi_worker"):
+        wrong = f.strategy == strategy and f.jit == "on"
+        refuse(wrong, f"--strategy={strategy} and --jit=on exclude each other")
     refuse(f.run_eagerly and f.jit == "on", "--run_eagerly and --jit=on exclude each other")
     for name in methods.OPTIONS.difference(*map(methods.used, names)):
         idle = f[name].value != f[name].default

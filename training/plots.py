@@ -35,8 +35,8 @@ def write(history, path):
 
 def read(path):
     """Reads what `write` wrote."""
-    with open(path, newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    lines = path.read_text().splitlines()
+    rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
@@ -63,8 +63,8 @@ def table(summaries):
 
 def distances(path, picture, title):
     """Draws what `DistanceFromInit` wrote to `path`: distance over log(step)."""
-    with open(path, newline="") as file:
-        rows = [(float(row["step"]), float(row["distance"])) for row in csv.DictReader(file)]
+    lines = path.read_text().splitlines()
+    rows = [(float(row["step"]), float(row["distance"])) for row in csv.DictReader(lines)]
     figure, axis = plt.subplots(figsize=(5.5, 4.2), layout="constrained")
     axis.plot(*zip(*rows, strict=True), color=COLORS[0], marker=".")
     axis.set(xscale="log", xlabel="step", ylabel="distance from the initial weights", title=title)

@@ -2,22 +2,54 @@
 
 import contextlib
 import os
+import shlex
 import signal
+import tempfile
 import time
-import zipfile
 
 import keras
 import numpy as np
+from etils import epath
 
 from training import plots
 
 
 @contextlib.contextmanager
 def whole(path):
-    """A path to write to, which takes the place of `path` at the end: a whole file or none."""
+    """A local path to write to; its file takes the place of `path` at the end: whole, or not."""
+    if "://" in str(path):  # An object of a store appears whole.
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = epath.Path(folder) / path.name
+            yield temporary
+            temporary.copy(path, overwrite=True)
+        return
     temporary = path.with_name(f"unfinished-{path.name}")
-    yield temporary
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def prepare(workdir, flags, resume=False, overwrite=False):
+    """Makes the folder of a run, which holds its flags from then on.
+
+    Raises:
+        ValueError: If it holds a run already.
+        OSError: If it cannot be written to.
+    """
+    if (workdir / "flags.txt").exists() and not resume:
+        if not overwrite:
+            raise ValueError(
+                f"{workdir} holds a run: pass --resume --workdir={shlex.quote(str(workdir))} to go "
+                "on with it, --overwrite to delete it, or another --workdir."
+            )
+        workdir.rmtree()
+    workdir.mkdir(parents=True, exist_ok=True)
+    with whole(workdir / "flags.txt") as path:
+        path.write_text(flags)
 
 
 class Record(keras.callbacks.Callback):
@@ -26,12 +58,16 @@ class Record(keras.callbacks.Callback):
     Args:
         workdir: Folder to write to.
         history: Rows of the epochs before; those to come are added to it.
+        keep: Number of newest checkpoints to keep, beside that of the best epoch.
+        writes: Whether this process writes.
     """
 
-    def __init__(self, workdir, history):
+    def __init__(self, workdir, history, keep=2, writes=True):
         super().__init__()
         self.workdir = workdir
         self.history = history
+        self.keep = keep
+        self.writes = writes
 
     def on_epoch_begin(self, epoch, logs=None):
         self.rate = float(1.0 * self.model.optimizer.learning_rate)
@@ -43,16 +79,24 @@ class Record(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         times = {"learning_rate": self.rate, "seconds": self.seconds}
         self.history.append({"epoch": epoch + 1, **logs, **times})
+        if not self.writes:
+            return
         with whole(self.workdir / "metrics.csv") as path:
             plots.write(self.history, path)
-        older = checkpoints(self.workdir)
-        with whole(self.workdir / f"epoch-{epoch + 1:06d}.npz") as path:
+        with whole(checkpoint(self.workdir, epoch + 1)) as path:
             np.savez(path, *[variable.numpy() for variable in variables(self.model)])
-        for path in older:
-            path.unlink()
+        best = max(self.history, key=lambda row: row["val_accuracy"])["epoch"]
+        for path in checkpoints(self.workdir)[: -self.keep]:
+            if path != checkpoint(self.workdir, best):
+                path.unlink()
+
+
+def checkpoint(workdir, epoch):
+    return workdir / f"epoch-{epoch:06d}.npz"
 
 
 def checkpoints(workdir):
+    """All of them, the newest last."""
     return sorted(workdir.glob("epoch-*.npz"))
 
 
@@ -70,9 +114,9 @@ def restore(model, workdir):
     for newest in checkpoints(workdir)[-1:]:
         refused = f"{newest} cannot be resumed from: %s. Delete it, or begin in another --workdir."
         try:
-            with open(newest, "rb") as file, np.load(file) as arrays:
+            with newest.open("rb") as file, np.load(file) as arrays:
                 values = list(arrays.values())
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # What a damaged file makes of its reader.
             raise ValueError(refused % f"it is damaged ({error})") from error
         ours, theirs = ([x.shape for x in xs] for xs in (variables(model), values))
         if ours != theirs:

@@ -4,11 +4,11 @@ import json
 import statistics
 
 import keras
-import tensorflow as tf
 
 import keras_smoothout as ks
 import models
 from training import batches, data, methods, records
+from training.devices import SharedStatistics
 
 EVALUATION_BATCH = 500
 DATA_OPTIONS = ("dataset", "data_dir", "download", "train_split", "test_split", "image_size")
@@ -20,20 +20,18 @@ def load(options):
     return data.load(*(getattr(options, name) for name in DATA_OPTIONS))
 
 
-def devices(options):
-    """The scope to build models in, of one device or of a replica on each."""
-    if keras.backend.backend() != "tensorflow":
-        tf.config.set_visible_devices([], "GPU")  # tf.data leaves the GPU to the backend.
-    if options.devices > 1:
-        logical = [tf.config.LogicalDeviceConfiguration()] * options.devices
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0], logical
+def evaluated(source, split, devices):
+    """The images of a split, in batches that the devices can take."""
+    sizes = [EVALUATION_BATCH]
+    if devices.even:
+        steps = range(devices.replicas, max(sizes) + 1, devices.replicas)
+        sizes = [size for size in steps if split.examples % size == 0]
+    if not sizes:
+        raise ValueError(
+            f"{split.examples} images cannot be evaluated in equal batches on {devices.replicas} "
+            "devices: choose others by --train_examples, or --test_split=test[:N]."
         )
-    if options.strategy == "default":
-        return tf.distribute.get_strategy()
-    tf.get_logger().setLevel("WARNING")  # MirroredStrategy would tell of every variable.
-    kind = "GPU" if options.devices == 1 and tf.config.list_physical_devices("GPU") else "CPU"
-    return tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices(kind)])
+    return batches.testing(source, split, max(sizes))
 
 
 def build(options, method, seed, source, course):
@@ -55,25 +53,25 @@ def build(options, method, seed, source, course):
     return model
 
 
-def train(options, method, seed, source, course, workdir, strategy):
+def train(options, method, seed, source, course, workdir, devices):
     """One run, or what is left of it. Returns its history and the numbers of its final weights."""
     workdir.mkdir(parents=True, exist_ok=True)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    with strategy.scope():
+    test, training = (evaluated(source, split, devices) for split in (source.test, source.train))
+    with devices.scope():
         model = build(options, method, seed, source, course)
         start = [v.numpy() for v in model.trainable_variables]
         history = records.restore(model, workdir)
-    test = batches.testing(source, source.test, EVALUATION_BATCH)
-    callbacks = [
-        records.Record(workdir, history),
-        records.Interruption(),
-        keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
-    ]
+    devices.agree(len(history), f"The processes see other checkpoints: they must share {workdir}.")
+    callbacks = [SharedStatistics(devices), records.Interruption()]
     if options.terminate_on_nan:
         callbacks.append(records.TerminateOnNaN(workdir))
-    if options.track_distance:
-        callbacks.insert(0, ks.DistanceFromInit(workdir / "distance.csv", start=start))
+    if devices.first and options.track_distance:
+        callbacks.append(ks.DistanceFromInit(workdir / "distance.csv", start=start))
+    callbacks.append(records.Record(workdir, history, options.keep_checkpoints, devices.first))
+    if devices.first:
+        callbacks.append(keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False))
     for stage in course.stages:
         epochs = range(max(stage.epochs.start, len(history)), stage.epochs.stop)
         if not epochs:
@@ -86,12 +84,9 @@ def train(options, method, seed, source, course, workdir, strategy):
             epochs=epochs.stop,
             steps_per_epoch=stage.steps,
             shuffle=False,
-            verbose=options.verbose,
+            verbose=options.verbose if devices.first else 0,
             callbacks=callbacks,
         )
-    with records.whole(workdir / "model.keras") as path:
-        model.save(path)
-    training = batches.testing(source, source.train, EVALUATION_BATCH)
     summary = {"method": method, "seed": seed, "epochs": course.epochs}
     for split, examples in (("train", training), ("test", test)):
         numbers = model.evaluate(examples, verbose=0, return_dict=True)
@@ -101,6 +96,9 @@ def train(options, method, seed, source, course, workdir, strategy):
     last = course.stages[-1]
     images = min(last.steps * last.batch_size, source.train.examples)
     summary |= {"seconds_per_epoch": seconds, "images_per_second": images / seconds}
-    with records.whole(workdir / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n")
+    if devices.first:
+        with records.whole(workdir / "model.keras") as path:
+            model.save(path)
+        with records.whole(workdir / "summary.json") as path:
+            path.write_text(json.dumps(summary, indent=2) + "\n")
     return history, summary

@@ -67,7 +67,21 @@ def unscale_loss(loss):
 
 
 class TrainStep:
-    """Keras' `train_step` as a function from state and data to logs and state."""
+    """Keras' `train_step` as a function from state and data to logs and state.
+
+    With many processes it also mends `predict`, which fails where a process holds only a part of
+    the outputs: here each process gets all of them.
+    """
+
+    def predict_step(self, state, data):
+        outputs, state = super().predict_step(state, data)
+        distribution = keras.distribution.distribution()
+        if distribution is not None and jax.process_count() > 1:
+            everywhere = jax.sharding.NamedSharding(
+                distribution.device_mesh.backend_mesh, jax.sharding.PartitionSpec()
+            )
+            outputs = jax.lax.with_sharding_constraint(outputs, everywhere)
+        return outputs, state
 
     def train_step(self, state, data):
         if not (self._asks_for_gradients and self.trainable_variables):
