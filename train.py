@@ -69,6 +69,8 @@ def main(_):
     except (ValueError, OSError, FloatingPointError, flags.Error) as error:
         sys.exit(f"{error}\n{advice}" if begun and isinstance(error, OSError) else str(error))
     except devices.LOST as error:
+        if not begun:  # An object store that cannot be reached.
+            sys.exit(str(error))
         if there.processes == 1:
             raise
         sys.exit(f"{error}\nA worker is lost: start all of them again. {advice}")

@@ -17,12 +17,16 @@ if keras.backend.backend() == "tensorflow":
         tf.config.list_physical_devices("CPU")[0], 2 * [tf.config.LogicalDeviceConfiguration()]
     )
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+else:
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 8)  # For DataParallel.
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out, on JAX, what is about TensorFlow's own machinery."""
-    if keras.backend.backend() != "tensorflow":
-        items[:] = [i for i in items if not i.get_closest_marker("tensorflow")]
+    """Leave out what is about the other backend's own machinery."""
+    other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
+    items[:] = [i for i in items if not i.get_closest_marker(other)]
 
 
 @pytest.fixture(autouse=True)

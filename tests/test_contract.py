@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import types
 
 import keras
@@ -268,6 +269,56 @@ def test_xla_equals_graph(method):
     run, graph = recorded(method, jit_compile=True), two_steps(method)
     close(run.given[0], graph.given[0], 1e-5)
     close(run.moved[0], graph.moved[0], 1e-5)
+
+
+def lowered(model, x, y):
+    """The train step as XLA gets it."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        step = tf.function(model.train_step, jit_compile=True)
+        batch = tf.constant(x), tf.constant(y)
+        return step.experimental_get_compiler_ir(batch)(stage="hlo")
+    import jax
+
+    state = model._get_jax_state(
+        trainable_variables=True,
+        non_trainable_variables=True,
+        optimizer_variables=True,
+        metrics_variables=True,
+    )
+    return jax.jit(model.train_step).lower(state, (x, y)).as_text()
+
+
+def test_the_step_has_static_shapes_and_no_host_in_it(method):
+    # What a TPU asks for.
+    model = compiled(method, ghost_batch_size=6)  # With a smaller last one.
+    x, y = examples(BATCH)
+    model.train_on_batch(x, y)
+    program = lowered(model, x, y)
+    assert "f32[6,6]" in program or "tensor<6x6xf32>" in program
+    dynamic = r"<=|\?"
+    host = r"\b(custom[-_]call|infeed|outfeed|send|recv|\w*callback)\b"
+    assert not re.search(f"{dynamic}|{host}", program)
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize("ghost_batch_size", [None, 6])
+def test_eight_devices(method, ghost_batch_size):
+    def trained():
+        model = compiled(method, dropout=0.0, ghost_batch_size=ghost_batch_size)
+        logs = fit(model, 2, validation_data=examples(BATCH)).history
+        return model, logs, model.predict(examples(BATCH)[0], verbose=0)
+
+    one, one_logs, one_outputs = trained()
+    with keras.distribution.DataParallel().scope():
+        many, many_logs, many_outputs = trained()
+        assert all(len(v.value.sharding.device_set) == 8 for v in many.variables)
+        assert all(v.value.is_fully_replicated for v in many.variables)
+    close(arrays(one.variables), arrays(many.variables), 1e-5)
+    for name in one_logs:
+        assert many_logs[name] == pytest.approx(one_logs[name], rel=1e-5)
+    np.testing.assert_allclose(one_outputs, many_outputs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def tpu(name):
     except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
         raise ValueError(
             f"--strategy=tpu found no TPU '{name}': on a TPU VM pass --tpu=local, and install the "
-            f"TensorFlow that its image brings (docs/tpu.md). {type(error).__name__}: {error}"
+            f"TensorFlow that its image brings (docs/tpu.md). {f'{error}'.splitlines()[0]}"
         ) from error
     return Devices(strategy, strategy.num_replicas_in_sync, even=True)
 
@@ -169,8 +169,8 @@ class SharedStatistics(keras.callbacks.Callback):
         def average():
             context = tf.distribute.get_replica_context()
             for variable in moving:
-                mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.value)
-                variable.assign(mean)
+                value = tf.identity(variable.value)  # On this replica's device.
+                variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, value))
 
         self.average = tf.function(lambda: strategy.run(average))
         self.active = strategy is not None and bool(moving)

@@ -126,6 +126,7 @@ def recall(given):
     for flag in OURS:
         flag.unparse()
     FLAGS(["", *saved.read_text().splitlines()])
+    FLAGS.resume = True
     for name, value in given.items():
         own = FLAGS[name].value
         if name not in CHANGEABLE and value != own:
@@ -176,6 +177,8 @@ def check(f):
     refuse(f.warmup_epochs >= f.epochs, "--warmup_epochs must be less than --epochs")
     refuse(f.ghost_batch_size > f.batch_size, "--ghost_batch_size must not exceed --batch_size")
     refuse(f.resume_or_begin and not f.workdir, "--resume_or_begin needs --workdir")
+    remote = "://" in (f.workdir or "")
+    refuse(f.track_distance and remote, "--track_distance needs a local --workdir")
     refuse(
         f.overwrite and f.resume_or_begin, "--overwrite and --resume_or_begin exclude each other"
     )

@@ -1,0 +1,178 @@
+"""Runs that are killed again and again: `python -m benchmarks.faults --kills=100`.
+
+Each kind of run is trained once undisturbed, and once more under SIGKILL: at random moments, and in
+the midst of writing a checkpoint. Then it is started again, with the same flags, until it ends. Its
+last checkpoint must be that of the undisturbed run to the bit, with a row for each epoch and no
+file that cannot be read. Of two workers one is killed: TensorFlow's other one must end by itself;
+JAX' would take minutes to notice, and is killed as well. Prints a table; with --write it goes into
+benchmarks/FAULTS.md.
+"""
+
+import argparse
+import csv
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+EPOCHS = 12
+FLAGS = ("--train_examples=96", "--batch_size=32", "--method=lookahead+smoothout", "--augment=crop")
+FLAGS += ("--lr_schedule=cosine", f"--epochs={EPOCHS}", "--verbose=0", "--resume_or_begin")
+KINDS = {  # name: backend, processes, flags
+    "TensorFlow": ("tensorflow", 1, ["--model=f1"]),
+    "JAX": ("jax", 1, ["--model=f1"]),
+    "TensorFlow, two workers": ("tensorflow", 2, ["--model=c1", "--strategy=multi_worker"]),
+    "JAX, two processes": ("jax", 2, ["--model=f1", "--strategy=data_parallel"]),
+}
+PATIENCE = 300  # Seconds that a run may take, or a worker live on alone.
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("localhost", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def started(kind, workdir, extra=()):
+    """The processes of a run that is begun or gone on with."""
+    backend, count, flags = KINDS[kind]
+    addresses = [f"localhost:{port}" for port in free_ports(count)]
+    command = [sys.executable, ROOT / "train.py", *FLAGS, *flags, *extra, f"--workdir={workdir}"]
+    processes = []
+    for index in range(count):
+        environment = os.environ | {"KERAS_BACKEND": backend}
+        task = {"type": "worker", "index": index}
+        if backend == "jax" and count > 1:
+            environment |= {
+                "KERAS_DISTRIBUTION_JOB_ADDRESSES": addresses[0],
+                "KERAS_DISTRIBUTION_NUM_PROCESSES": f"{count}",
+                "KERAS_DISTRIBUTION_PROCESS_ID": f"{index}",
+            }
+        elif count > 1:
+            cluster = {"worker": addresses}
+            environment |= {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
+        with open(workdir.with_suffix(f".{index}.log"), "a") as log:
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    return processes
+
+
+def ended(processes, workdir):
+    """Waits for all processes; the words of the first that failed."""
+    try:
+        codes = [process.wait(PATIENCE) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    if any(codes):
+        log = workdir.with_suffix(f".{[bool(c) for c in codes].index(True)}.log")
+        raise SystemExit(f"{workdir.name} ended with {codes}:\n{log.read_text()[-3000:]}")
+
+
+def kill(processes, workdir, chance, in_a_write):
+    """Kills one process. Returns whether a checkpoint was being written, `None` if it was too late.
+
+    The moment is in a write, or up to a second after the run has got somewhere.
+    """
+    victim = chance.choice(processes)
+    known = set(workdir.glob("epoch-*.npz"))
+    delay = None
+    while all(process.poll() is None for process in processes):
+        writing = any(workdir.glob("unfinished-epoch-*"))
+        if delay is None and (writing or set(workdir.glob("epoch-*.npz")) - known):
+            delay = time.monotonic() + (0 if in_a_write else chance.random())
+        if delay is not None and time.monotonic() >= delay and (writing or not in_a_write):
+            victim = processes[0] if in_a_write else victim  # The one that writes.
+            victim.send_signal(signal.SIGKILL)
+            writing = any(workdir.glob("unfinished-epoch-*"))
+            for process in processes:
+                if "--strategy=data_parallel" in process.args:
+                    process.kill()
+                process.wait(PATIENCE)
+            return writing
+        time.sleep(0.001)
+    return None
+
+
+def state(workdir):
+    """The arrays of the newest checkpoint."""
+    newest = max(workdir.glob("epoch-*.npz"))
+    with np.load(newest) as arrays:
+        return newest.name, list(arrays.values())
+
+
+def check(workdir, reference):
+    """Raises unless a run is whole and equal to another one."""
+    for path in workdir.glob("epoch-*.npz"):
+        np.load(path).close()
+    with open(workdir / "metrics.csv", newline="") as file:
+        rows = [row | {"seconds": None} for row in csv.DictReader(file)]
+    with open(reference / "metrics.csv", newline="") as file:
+        expected = [row | {"seconds": None} for row in csv.DictReader(file)]
+    assert rows == expected, f"{workdir}: {rows} is not {expected}"
+    (name, ours), (other, theirs) = state(workdir), state(reference)
+    assert name == other, f"{workdir}: {name} is not {other}"
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        np.testing.assert_array_equal(a, b, err_msg=f"{workdir}, array {i}")
+
+
+def soak(kind, kills, folder, seed=0):
+    """The row of a kind of run: kills, of which in a write, runs that they fell on, seconds."""
+    chance, began = random.Random(seed), time.monotonic()
+    name = kind.lower().replace(", ", "-").replace(" ", "-")
+    reference = folder / f"{name}-reference"
+    ended(started(kind, reference), reference)
+    hits, runs = [], 0
+    while len(hits) < kills:
+        runs += 1
+        workdir = folder / f"{name}-{runs}"
+        while len(hits) < kills:
+            processes = started(kind, workdir)
+            hit = kill(processes, workdir, chance, in_a_write=len(hits) % 2 == 1)
+            if hit is None:  # It ended before it was killed.
+                break
+            hits.append(hit)
+        ended(started(kind, workdir), workdir)
+        check(workdir, reference)
+    return kind, len(hits), sum(hits), runs, round(time.monotonic() - began)
+
+
+def table(rows):
+    lines = ["| run | SIGKILLs | while a checkpoint was written | runs, all equal to the bit | s |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100, help="over all kinds of runs")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/FAULTS.md")
+    args = parser.parse_args()
+    share, rest = divmod(args.kills, len(KINDS))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for i, kind in enumerate(KINDS):
+            rows.append(soak(kind, share + (i < rest), pathlib.Path(folder)))
+            print(rows[-1], flush=True)
+    print(table(rows))
+    if args.write:
+        text = (
+            f"# Runs under SIGKILL\n\n`python -m benchmarks.faults --kills={args.kills} --write`\n"
+        )
+        ROOT.joinpath("benchmarks", "FAULTS.md").write_text(f"{text}\n{table(rows)}\n")
+
+
+if __name__ == "__main__":
+    main()

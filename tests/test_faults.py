@@ -1,0 +1,31 @@
+"""train.py under SIGKILL, also in the midst of writing: what is left goes on as if undisturbed."""
+
+import pytest
+
+from benchmarks import faults
+
+pytestmark = pytest.mark.tensorflow  # Its processes choose their backends themselves.
+
+
+@pytest.mark.parametrize(("kind", "kills"), list(zip(faults.KINDS, (8, 8, 2, 2), strict=True)))
+def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path, kind, kills):
+    _, hits, writing, *_ = faults.soak(kind, kills, tmp_path)
+    assert hits == kills and writing >= kills // 2
+
+
+def test_the_check_can_fail(tmp_path):
+    (a, b) = folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        faults.np.savez(folder / "epoch-000001.npz", faults.np.zeros(2))
+        (folder / "metrics.csv").write_text("epoch,seconds\n1,2\n")
+    faults.check(a, b)
+    faults.np.savez(a / "epoch-000001.npz", faults.np.ones(2))
+    with pytest.raises(AssertionError, match="array 0"):
+        faults.check(a, b)
+    (a / "metrics.csv").write_text("epoch,seconds\n2,2\n")
+    with pytest.raises(AssertionError, match="is not"):
+        faults.check(a, b)
+    (a / "epoch-000001.npz").write_bytes(b"half of it")
+    with pytest.raises(ValueError, match="pickle"):
+        faults.check(a, b)
