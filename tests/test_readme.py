@@ -14,6 +14,7 @@ import pytest
 
 import keras_smoothout
 from benchmarks import report
+from training import options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,8 +31,8 @@ def blocks(language, text=README):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def commands(start):
-    lines = [line.split("#")[0].strip() for line in "".join(blocks("sh")).splitlines()]
+def commands(start, text=README):
+    lines = [line.split("#")[0].strip() for line in "".join(blocks("sh", text)).splitlines()]
     return [line for line in lines if line.startswith(start)]
 
 
@@ -67,6 +68,17 @@ def test_train_commands(command, tmp_path):
     assert ("test acc" in done.stdout) or (
         "--help" in command and "--ghost_batch_size" in done.stdout
     )
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in ROOT.glob("docs/*.md")))
+def test_train_commands_of_the_pages_parse(page, monkeypatch):
+    for line in commands("", (ROOT / "docs" / page).read_text()):
+        environment, _, flags = line.partition("python train.py")
+        if flags:
+            backend = "jax" if "KERAS_BACKEND=jax" in environment else "tensorflow"
+            monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
+            flags = flags.replace("gs://BUCKET", "nothing/here")  # No network.
+            options.parse(["train.py", *shlex.split(flags)])
 
 
 @pytest.mark.parametrize("name", MODULES)
