@@ -59,12 +59,12 @@ def main(_):
             methods.optimizer(FLAGS, method, 0, course)
         source = runs.load(FLAGS)
         course = courses.plan(FLAGS, source.train.examples, strategy.num_replicas_in_sync)
+        if taken:
+            shutil.rmtree(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError, flags.Error) as error:
         sys.exit(str(error))
 
-    if taken:
-        shutil.rmtree(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     dropped = ("workdir", "resume", "overwrite")
     kept = [f for f in options.OURS if f.value is not None and f.name not in dropped]
     with records.whole(workdir / "flags.txt") as path:
