@@ -55,9 +55,9 @@ class GhostBatchNormalization(layers.BatchNormalization):
                 "`GhostBatchNormalization` has statistics of its own for each ghost batch: leave "
                 f"out `renorm` and `synchronized`. Received: {kwargs}"
             )
+        check_number("momentum", kwargs.get("momentum", 0.99), most=1)
+        check_number("epsilon", kwargs.get("epsilon", 0.001))
         super().__init__(**kwargs)
-        check_number("momentum", self.momentum, most=1)
-        check_number("epsilon", self.epsilon)
         self.ghost_batch_size = ghost_batch_size
 
     def build(self, input_shape):

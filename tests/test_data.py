@@ -169,7 +169,10 @@ def test_a_missing_set_tells_what_to_do(tmp_path):
 def test_a_split_without_images(monkeypatch, split):
     import tensorflow_datasets as tfds
 
-    features = {"image": tfds.features.Image(shape=(2, 2, 1)), "label": tfds.features.ClassLabel(3)}
+    features = {
+        "image": tfds.features.Image(shape=(2, 2, 1)),
+        "label": tfds.features.ClassLabel(num_classes=3),
+    }
     keys = {"features": features, "supervised_keys": ("image", "label")}
     info = types.SimpleNamespace(
         splits={"train[:0]": types.SimpleNamespace(num_examples=0)}, **keys

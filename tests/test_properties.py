@@ -55,7 +55,7 @@ def around_sgd(cls):
     return lambda **arguments: cls(keras.optimizers.SGD(0.1), **arguments)
 
 
-OBJECTS = {  # What makes it, where its arguments are declared, and those that it must have.
+OBJECTS = {  # What makes one, and what it is made of but for the arguments that are drawn.
     ks.SmoothOut: (around_sgd(ks.SmoothOut), {}),
     ks.AdaSmoothOut: (around_sgd(ks.AdaSmoothOut), {}),
     ks.SAM: (around_sgd(ks.SAM), {}),
@@ -64,7 +64,10 @@ OBJECTS = {  # What makes it, where its arguments are declared, and those that i
     ks.LARS: (ks.LARS, {}),
     ks.LAMB: (ks.LAMB, {}),
     ks.PartiallyAdaptive: (ks.PartiallyAdaptive, {}),
-    ks.GhostBatchNormalization: (ks.GhostBatchNormalization, {}),
+    ks.GhostBatchNormalization: (
+        ks.GhostBatchNormalization,
+        {"momentum": 0.99, "epsilon": 0.001},
+    ),
     schedules.ConstantRadius: (schedules.ConstantRadius, {"radius": 0.1}),
     schedules.AnnealedRadius: (schedules.AnnealedRadius, {"radius": 0.1}),
     schedules.TanhRadius: (schedules.TanhRadius, {"radius": 0.1, "total_steps": 9}),
@@ -97,7 +100,7 @@ def declared(make):
 
 def drawn(make, needed, draw):
     """Arguments for `make`, as they come: one to three of them are set."""
-    names = sorted(declared(make))
+    names = sorted(declared(make) | needed)
     some = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
     return needed | {name: draw(ANY) for name in some}
 
@@ -106,6 +109,14 @@ def assert_named(error, arguments):
     """Assert that `error` names one of the arguments, and its value."""
     message = str(error)
     assert any(f"`{n}`" in message and f"{n}={v!r}" in message for n, v in arguments.items()), error
+
+
+def assert_alike(value, default):
+    """Assert that `value` is what can stand in place of `default`."""
+    schedule = isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+    also = {float: (int, float), tuple: (list, tuple)}.get(type(default), type(default))
+    assert schedule and isinstance(default, float) or isinstance(value, also)
+    assert isinstance(value, bool) == isinstance(default, bool)
 
 
 @pytest.mark.parametrize("cls", OBJECTS, ids=lambda cls: cls.__name__)
@@ -125,6 +136,7 @@ def test_arguments_are_kept_exactly_or_refused_by_name(cls, data):
     assert again.get_config() == made.get_config()
     for name in set(arguments) - {"learning_rate"}:  # Keras rounds that to float32.
         value = arguments[name]
+        assert_alike(value, (declared(cls) | needed)[name])
         kept = tuple(value) if isinstance(value, list) else value
         if not isinstance(kept, keras.optimizers.schedules.LearningRateSchedule):
             assert getattr(again, name) == kept, name
