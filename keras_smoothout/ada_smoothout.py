@@ -6,6 +6,7 @@ smooths all of them alike, so one radius fits all layers.
 
 import keras
 
+from keras_smoothout.checks import check_choice
 from keras_smoothout.smoothout import SmoothOut
 
 
@@ -35,4 +36,5 @@ class AdaSmoothOut(SmoothOut):
     """
 
     def __init__(self, inner, radius=0.1, **kwargs):
+        check_choice("scale", kwargs.get("scale", "filter"), ("filter",))
         super().__init__(inner, radius, **{"scale": "filter", **kwargs})

@@ -7,7 +7,7 @@ for the whole step.
 import keras
 from keras import layers, ops
 
-from keras_smoothout.checks import check_count
+from keras_smoothout.checks import check_count, check_ghosts, check_number
 from keras_smoothout.recalibrate import batch_norms
 
 
@@ -28,7 +28,8 @@ class GhostBatchNormalization(layers.BatchNormalization):
             `ghost_batch_size` suits here.
 
     Raises:
-        ValueError: If an argument is out of its range, or a mask is passed.
+        ValueError: If an argument is out of its range, a mask is passed, or ghost batches of one
+            example have one number in each channel.
 
     Reduces to: BatchNormalization when the batch is not larger than `ghost_batch_size`, to
         rounding.
@@ -54,8 +55,14 @@ class GhostBatchNormalization(layers.BatchNormalization):
                 "`GhostBatchNormalization` has statistics of its own for each ghost batch: leave "
                 f"out `renorm` and `synchronized`. Received: {kwargs}"
             )
+        check_number("momentum", kwargs.get("momentum", 0.99), most=1)
+        check_number("epsilon", kwargs.get("epsilon", 0.001))
         super().__init__(**kwargs)
         self.ghost_batch_size = ghost_batch_size
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        check_ghosts(self.ghost_batch_size, self, input_shape)
 
     def call(self, inputs, training=None, mask=None):
         if not (training and self.trainable):
@@ -127,7 +134,8 @@ def convert(model, ghost_batch_size):
         A model of the same weights, not compiled.
 
     Raises:
-        ValueError: If there is no BatchNormalization to convert, or the model is subclassed.
+        ValueError: If there is no BatchNormalization to convert, or the model is subclassed or
+            not built.
 
     Example:
         >>> import keras, keras_smoothout as ks
@@ -137,10 +145,10 @@ def convert(model, ghost_batch_size):
         64
     """
     check_count("ghost_batch_size", ghost_batch_size)
-    if not batch_norms(model):
+    if not (getattr(model, "outputs", ()) and batch_norms(model)):
         raise ValueError(
-            "`convert` replaces BatchNormalization in functional and sequential models, and finds "
-            f"none in this one. Received: model={model}"
+            "`convert` replaces BatchNormalization in built functional and sequential models. "
+            f"Received: model={model!r}, which is no such model or has none"
         )
 
     def ghost(layer):

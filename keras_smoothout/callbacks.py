@@ -6,7 +6,9 @@ import os
 import keras
 import numpy as np
 
-from keras_smoothout.checks import check_count
+from keras_smoothout.checks import check_count, received
+
+COLUMNS = ("step", "distance")
 
 
 class DistanceFromInit(keras.callbacks.Callback):
@@ -23,6 +25,10 @@ class DistanceFromInit(keras.callbacks.Callback):
         points_per_decade: Number of measurements while `t` grows tenfold. Defaults to `20`.
         start: List of arrays, the weights to measure from, for a training that goes on. Defaults to
             `None`: those at the begin of the first `fit`.
+
+    Raises:
+        ValueError: If an argument is not as above, or, when the training begins, the model is not
+            built or has other variables than `start`.
 
     Attributes:
         distances: List of pairs (step, distance).
@@ -44,6 +50,8 @@ class DistanceFromInit(keras.callbacks.Callback):
     def __init__(self, path=None, points_per_decade=20, start=None):
         super().__init__()
         check_count("points_per_decade", points_per_decade)
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"`path` must be a path or None. {received('path', path)}")
         self.path = path
         self.points_per_decade = points_per_decade
         self.start = start
@@ -57,14 +65,26 @@ class DistanceFromInit(keras.callbacks.Callback):
         self._step = int(self.model.optimizer.iterations)
         if self.start is None:
             self.start = self._weights()
+        ours, theirs = ([np.shape(w) for w in ws] for ws in (self._weights(), self.start))
+        if not ours or ours != theirs:
+            raise ValueError(
+                "`start` must hold an array for each trainable variable of the model, which must "
+                f"be built. Received: start of shapes {theirs} for variables of shapes {ours}"
+            )
         if self.path is not None and not self.distances and os.path.exists(self.path):
             with open(self.path, newline="") as file:
-                rows = [(int(r["step"]), float(r["distance"])) for r in csv.DictReader(file)]
+                head, *rows = [tuple(row) for row in csv.reader(file)] or [COLUMNS]
+            if head != COLUMNS:
+                raise ValueError(
+                    "`path` must be a new file, or one of `DistanceFromInit` to go on with. "
+                    f"Received: path={self.path} of columns {head}"
+                )
+            rows = [(int(step), float(distance)) for step, distance in rows]
             self.distances = [row for row in rows if row[0] <= self._step]
         if self.path is not None:
             begun = f"{self.path}.begun"  # Takes its place whole: a process may be killed here.
             with open(begun, "w", newline="") as file:
-                csv.writer(file).writerows([("step", "distance"), *self.distances])
+                csv.writer(file).writerows([COLUMNS, *self.distances])
             os.replace(begun, self.path)
         self._next = self._after(self._step)
 

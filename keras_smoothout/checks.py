@@ -1,19 +1,30 @@
-"""Checks of constructor arguments: each raises a `ValueError` that says what was received."""
+"""Checks of arguments and data: each raises a `ValueError` that says what was received."""
 
 import math
+from numbers import Integral
 
+import keras
+import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 PERTURBATIONS = ("replica", "shared")
+LARGEST = float(np.finfo("float32").max)  # More than that is infinite where weights are.
+SPARSE = ("sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy)
+
+
+def received(name, value):
+    """The end of an error, with the cure for NumPy's numbers, which configs do not keep."""
+    cure = f", a NumPy number: pass `{name}.item()`" if isinstance(value, np.generic) else ""
+    return f"Received: {name}={value!r}{cure}"
 
 
 def check_number(name, value, least=0, most=math.inf, alternative=""):
     """Raise unless `value` is a finite number from `least` to `most`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and least <= value <= most):
+    if not (number and least <= value <= min(most, LARGEST)):
         limits = f">= {least}" if most == math.inf else f"in [{least}, {most}]"
         raise ValueError(
-            f"`{name}` must be a finite number {limits}{alternative}. Received: {name}={value!r}"
+            f"`{name}` must be a finite number {limits}{alternative}. {received(name, value)}"
         )
 
 
@@ -25,19 +36,84 @@ def check_strength(name, value):
         )
 
 
+def check_rate(name, value):
+    """Raise unless `value` is a finite number >= 0, a schedule or a callable, as Keras takes."""
+    if not callable(value):
+        check_number(name, value, alternative=", a `LearningRateSchedule` or a callable")
+
+
+def check_integer(name, value):
+    """Raise unless `value` is an integer."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be an integer. {received(name, value)}")
+
+
 def check_count(name, value, least=1):
-    """Raise unless `value` is an integer of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
+    """Raise unless `value` is an integer of at least `least`, and no more than a float holds."""
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    if not (integer and least <= value <= LARGEST):
+        raise ValueError(f"`{name}` must be an integer >= {least}. {received(name, value)}")
+
+
+def check_switch(name, value):
+    """Raise unless `value` is `True` or `False`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be True or False. {received(name, value)}")
 
 
 def check_choice(name, value, choices):
-    """Raise unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}")
+    """Raise unless `value` is one of `choices`, which are strings."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}. {received(name, value)}")
 
 
 def check_names(name, value):
-    """Raise if `value` is a string where a list of strings belongs."""
-    if isinstance(value, str):
-        raise ValueError(f"`{name}` must be a list of names. Received: {name}={value!r}")
+    """Raise unless `value` is a list, tuple or set of strings."""
+    names = isinstance(value, (list, tuple, set, frozenset))
+    if not names or not all(isinstance(n, str) for n in value):
+        raise ValueError(f"`{name}` must be a list of names. {received(name, value)}")
+
+
+def check_ghosts(size, layer, shape):
+    """Raise if `layer`, a BatchNormalization, has one number per channel in `size` examples."""
+    places = [length for i, length in enumerate(shape) if i not in (0, layer.axis % len(shape))]
+    if size == 1 and all(length == 1 for length in places):
+        raise ValueError(
+            f"In a ghost batch of one example, `{layer.name}` has one number to normalize in each "
+            "channel: its variance is 0, and what comes out does not depend on what goes in. Use a "
+            "`ghost_batch_size` of 2 at least. Received: ghost_batch_size=1"
+        )
+
+
+def check_labels(name, labels, classes):
+    """Raise unless all elements of the array `labels` are whole numbers below `classes`."""
+    least, most = labels.min(), labels.max()
+    if not (0 <= least and most < classes and np.all(labels == np.floor(labels))):
+        raise ValueError(
+            f"`{name}` must hold whole numbers in [0, {classes - 1}], as there are {classes} "
+            f"classes. Received: {name} in [{least}, {most}], of dtype {labels.dtype}"
+        )
+
+
+def check_fit(model, x, y, batch_size, weighted=False):
+    """Raise for what `fit` would take in silence; of arrays, only NumPy's are looked into.
+
+    Args:
+        model: A compiled model.
+        x: First argument of `fit`.
+        y: Second argument of `fit`.
+        batch_size: Third argument of `fit`.
+        weighted: Whether examples have weights, of which 0 makes any label right.
+    """
+    if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size > 0):
+        raise ValueError(f"`batch_size` must be an integer >= 1. Received: batch_size={batch_size}")
+    for name, array in (("x", x), ("y", y)):
+        if isinstance(array, np.ndarray) and not array.size:
+            raise ValueError(f"`{name}` is empty. Received: {name} of shape {array.shape}")
+    loss, outputs = model.loss, getattr(model, "outputs", ())
+    sparse = loss in SPARSE or isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    if sparse and len(outputs) == 1 and isinstance(y, np.ndarray) and y.dtype.kind in "iuf":
+        *places, classes = outputs[0].shape[1:]
+        known = list(y.shape[1:]) in (places, [*places, 1]) and classes is not None
+        if known and not weighted and getattr(loss, "ignore_class", None) is None:
+            check_labels("y", y, classes)

@@ -73,6 +73,9 @@ class Batch:
         model = self.model
         with self._scope(self.state, zip(model.trainable_variables, weights, strict=True)) as scope:
             outputs = model(self.x, training=True)
+            own = type(model).compute_loss is not keras.Model.compute_loss
+            if not (own or model.losses) and model.loss is None:  # Keras' loss is 0 then, on JAX.
+                raise ValueError("There is no loss: pass `loss` to `compile`. Received: loss=None")
             loss = model.compute_loss(self.x, self.y, outputs, self.sample_weight)
         return loss * self.loss_scale, (loss, outputs, self._values(scope))
 

@@ -7,7 +7,7 @@ taken; in `keras.optimizers.Lamb` it is not, so that one is LAMB only without de
 import keras
 from keras import ops
 
-from keras_smoothout.checks import check_names, check_number
+from keras_smoothout.checks import check_names, check_number, check_rate
 from keras_smoothout.weights import norm
 from keras_smoothout.wrapper import included
 
@@ -65,16 +65,17 @@ class LAMB(keras.optimizers.Optimizer):
         exclude=("bias", "gamma", "beta"),
         **kwargs,
     ):
+        check_rate("learning_rate", learning_rate)
         for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             check_number(name, value, most=1)
         check_number("epsilon", epsilon)
         check_number("decay", decay)
         check_names("exclude", exclude)
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.decay = decay
+        self.beta_1 = float(beta_1)  # NumPy's would multiply a variable in its own way.
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
+        self.decay = float(decay)
         self.exclude = tuple(exclude)
 
     def build(self, variables):

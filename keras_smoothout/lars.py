@@ -7,7 +7,7 @@ its weights' norm to its gradient's. The trust ratio gives each layer its own.
 import keras
 from keras import ops
 
-from keras_smoothout.checks import check_names, check_number
+from keras_smoothout.checks import check_names, check_number, check_rate, check_switch
 from keras_smoothout.weights import norm
 from keras_smoothout.wrapper import included
 
@@ -65,10 +65,13 @@ class LARS(keras.optimizers.SGD):
         exclude=("bias", "gamma", "beta"),
         **kwargs,
     ):
+        check_rate("learning_rate", learning_rate)
+        check_number("momentum", momentum, most=1)
+        check_switch("nesterov", nesterov)
         check_number("trust_coefficient", trust_coefficient)
         check_number("decay", decay)
         check_names("exclude", exclude)
-        super().__init__(learning_rate, momentum, nesterov, **kwargs)
+        super().__init__(learning_rate, float(momentum), nesterov, **kwargs)
         self.trust_coefficient = trust_coefficient
         self.decay = decay
         self.exclude = tuple(exclude)

@@ -1,10 +1,10 @@
 """The train step that lets an optimizer ask for gradients: `TrainStep`, `Model`, `wrap`."""
 
 import keras
-from keras import ops
+from keras import layers, ops
 
 from keras_smoothout import backend
-from keras_smoothout.checks import check_count
+from keras_smoothout.checks import check_count, check_fit, check_ghosts
 from keras_smoothout.evaluation import Batch, Step, state_variables
 from keras_smoothout.weights import lerp
 from keras_smoothout.wrapper import Wrapper, gradients
@@ -27,6 +27,16 @@ class TrainStep(backend.TrainStep):
 
     ghost_batch_size = None
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        order, name = cls.__mro__, cls.__name__
+        if keras.Model in order and order.index(keras.Model) < order.index(TrainStep):
+            raise TypeError(
+                "`TrainStep` goes before the class whose train step it replaces: "
+                f"`class {name}(keras_smoothout.TrainStep, keras.Model)`. Received: class "
+                f"{name}({', '.join(base.__name__ for base in cls.__bases__)})"
+            )
+
     def compile(self, *args, ghost_batch_size=None, **kwargs):
         """Configure the model for training, as `keras.Model.compile` does.
 
@@ -43,6 +53,26 @@ class TrainStep(backend.TrainStep):
             check_count("ghost_batch_size", ghost_batch_size)
         super().compile(*args, **kwargs)
         self.ghost_batch_size = ghost_batch_size
+
+    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        """Train the model, as `keras.Model.fit` does.
+
+        Args:
+            x: As for `keras.Model.fit`.
+            y: As for `keras.Model.fit`.
+            batch_size: As for `keras.Model.fit`.
+            *args: As for `keras.Model.fit`.
+            **kwargs: As for `keras.Model.fit`.
+
+        Raises:
+            ValueError: If `batch_size` is 0, a NumPy array is empty, or NumPy labels without
+                weights lie outside of the classes that a functional model has for sparse
+                categorical crossentropy. (There, elsewhere, Keras' loss is NaN on GPUs and under
+                XLA, and 0 on JAX. A NaN among the inputs ends in a NaN loss, at which
+                `keras.callbacks.TerminateOnNaN` stops.)
+        """
+        check_fit(self, x, y, batch_size, kwargs.get("sample_weight") is not None)
+        return super().fit(x, y, batch_size, *args, **kwargs)
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -62,16 +92,28 @@ class TrainStep(backend.TrainStep):
     def _state_variables(self):
         return state_variables(self)
 
+    def _check_step(self, optimizer, data):
+        """Raise if `optimizer` is another model's, or there is nothing to learn from."""
+        ours, known = self.trainable_variables, optimizer._trainable_variables
+        if [id(v) for v in ours] != [id(v) for v in known]:
+            shared = len({id(v) for v in ours} & {id(v) for v in known})
+            raise ValueError(
+                "An optimizer is for one model, and for the layers that were trainable when it was "
+                "built. Call `compile` again with a new one. Received: an optimizer built with "
+                f"{len(known)} variables, of which the model trains {shared} and {len(ours)} in all"
+            )
+        size = ops.shape(keras.tree.flatten(data)[0])[0]
+        if isinstance(size, int) and size == 0:
+            raise ValueError("A batch must hold examples. Received: an empty batch")
+        for layer in self._flatten_layers() if self.ghost_batch_size == 1 else ():
+            if isinstance(layer, layers.BatchNormalization) and layer.trainable:
+                check_ghosts(1, layer, layer.get_build_config()["input_shape"])
+
     def _gradients(self, weights, state, data):
         """Mean gradient over the ghost batches of `data`, and the state after the last of them."""
         optimizer = self.optimizer
         unscaled = getattr(optimizer, "inner_optimizer", optimizer)
-        if len(weights) != len(unscaled._trainable_variables):
-            raise ValueError(
-                "The trainable variables have changed since the model was compiled: the optimizer "
-                f"was built with {len(unscaled._trainable_variables)}, the model has "
-                f"{len(weights)}. Call `compile` again after freezing or unfreezing layers."
-            )
+        self._check_step(unscaled, data)
         step = Step(backend.read(unscaled._iterations), backend.replica())
         loss_scale = optimizer.scale_loss(1.0)  # 1.0 itself without loss scaling.
         connected = []

@@ -6,7 +6,7 @@ Fully adaptive steps fit fast and generalise worse; partially adaptive ones keep
 import keras
 from keras import ops
 
-from keras_smoothout.checks import check_number
+from keras_smoothout.checks import check_number, check_rate
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -52,15 +52,16 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
     def __init__(
         self, learning_rate=0.1, partial=0.125, beta_1=0.9, beta_2=0.999, epsilon=1e-8, **kwargs
     ):
+        check_rate("learning_rate", learning_rate)
         check_number("partial", partial, most=0.5)
         for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             check_number(name, value, most=1)
         check_number("epsilon", epsilon)
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.partial = partial
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
+        self.partial = float(partial)
+        self.beta_1 = float(beta_1)  # NumPy's would multiply a variable in its own way.
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
 
     def build(self, variables):
         super().build(variables)

@@ -5,11 +5,14 @@ no more.
 """
 
 import contextlib
+from collections.abc import Iterable
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from keras_smoothout import backend
+from keras_smoothout.checks import check_count, received
 
 
 def batch_norms(model):
@@ -34,7 +37,8 @@ def recalibrate(model, data, batch_size=500):
         batch_size: Number of examples in a batch, if `data` is an array. Defaults to `500`.
 
     Raises:
-        ValueError: If `data` is empty.
+        ValueError: If `data` is empty or leads to statistics that are not finite, or the model is
+            not built.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
@@ -46,7 +50,12 @@ def recalibrate(model, data, batch_size=500):
     Reference: Izmailov et al., *Averaging Weights Leads to Wider Optima and Better Generalization*,
         UAI 2018, arXiv:1803.05407, Section 3.2.
     """
-    norms = batch_norms(model)
+    norms = batch_norms(model) if isinstance(model, keras.Model) else None
+    if norms is None or not all(layer.built for layer in norms):
+        raise ValueError(f"`model` must be a built `keras.Model`. {received('model', model)}")
+    check_count("batch_size", batch_size)
+    if not hasattr(data, "shape") and not isinstance(data, Iterable):
+        raise ValueError(f"`data` must be an array or batches. {received('data', data)}")
     variables = [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
     state = [backend.read(v) for v in model.non_trainable_variables]
     total, seen = [ops.zeros_like(backend.read(v)) for v in variables], 0
@@ -63,7 +72,12 @@ def recalibrate(model, data, batch_size=500):
             spread = found[i + 1] - total[i + 1] + (1 - share) * ops.square(shift)
             total[i + 1] = total[i + 1] + share * spread
     if not seen:
-        raise ValueError("`recalibrate` needs data to count. Received: no batches")
+        raise ValueError("`data` must hold examples. Received: none")
+    if not all(np.all(np.isfinite(ops.convert_to_numpy(t))) for t in total):
+        raise ValueError(
+            "`data` must be finite, and so must be what the model makes of it. Received: inputs "
+            "that lead to moving statistics that are not finite; the model is left as it was"
+        )
     for variable, value in zip(variables, total, strict=True):
         variable.assign(value)
 

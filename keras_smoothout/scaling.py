@@ -9,7 +9,13 @@ import math
 
 import keras
 
-from keras_smoothout.checks import check_choice, check_count, check_number
+from keras_smoothout.checks import (
+    check_choice,
+    check_count,
+    check_number,
+    check_switch,
+    received,
+)
 from keras_smoothout.schedules import WarmUp
 
 RULES = ("linear", "sqrt", "none")
@@ -57,19 +63,27 @@ def random_matrix_scaling(
     Reference: Granziol et al., *Learning Rates as a Function of Batch Size*, JMLR 2022,
         arXiv:2006.09092.
     """
+    check_count("batch_size", batch_size)
+    check_count("base_batch_size", base_batch_size)
     check_number("outlier", outlier)
     check_number("variance", variance)
+    if examples is not None:
+        check_count("examples", examples)
+    check_switch("adaptive", adaptive)
 
     def largest(batch):
-        check_count("batch_size", batch)
         if examples is not None and batch >= examples:
             return outlier
         noise = variance / batch * (1 - batch / (examples or math.inf))
         return outlier + noise / outlier if outlier**2 > noise else 2 * math.sqrt(noise)
 
-    if outlier == variance == 0:
-        raise ValueError("`outlier` and `variance` cannot both be 0. Received: 0 and 0")
-    ratio = largest(base_batch_size) / largest(batch_size)
+    base, new = largest(base_batch_size), largest(batch_size)
+    if not (base and new):
+        raise ValueError(
+            "`outlier` must be > 0 without noise, as where `variance` is 0 or a batch holds all "
+            f"`examples`. Received: outlier={outlier}, variance={variance}, examples={examples}"
+        )
+    ratio = base / new
     return math.sqrt(ratio) if adaptive else ratio
 
 
@@ -110,9 +124,13 @@ class Recipe:
         check_number("learning_rate", self.learning_rate)
         check_count("epochs", self.epochs)
         check_count("warmup_epochs", self.warmup_epochs, least=0)
-        ends = [0, *self.milestones, self.epochs]
+        if not isinstance(self.milestones, (tuple, list)):
+            raise ValueError(
+                f"`milestones` must be a tuple. {received('milestones', self.milestones)}"
+            )
         for milestone in self.milestones:
             check_count("milestones", milestone)
+        ends = [0, *self.milestones, self.epochs]
         if ends != sorted(set(ends)):
             raise ValueError(
                 "`milestones` must rise, from 1 to below `epochs`. "
@@ -152,6 +170,7 @@ class Recipe:
             warmup_epochs: The new ones. Defaults to `None`: as before.
         """
         check_count("batch_size", batch_size)
+        check_switch("regime_adaptation", regime_adaptation)
         changes, why = {"batch_size": batch_size}, []
         if isinstance(rule, str):
             check_choice("rule", rule, RULES)
@@ -185,6 +204,7 @@ class Recipe:
 
     def updates(self, examples):
         """Number of weight updates in a training on so many examples."""
+        check_count("examples", examples)
         return self.epochs * math.ceil(examples / self.batch_size)
 
     def schedule(self, examples, decay=0.1):
@@ -193,6 +213,8 @@ class Recipe:
         Constant between milestones, after each of which it is multiplied by `decay`; rising from 0
         over `warmup_epochs`.
         """
+        check_count("examples", examples)
+        check_number("decay", decay)
         steps = math.ceil(examples / self.batch_size)
         rate = self.learning_rate
         if self.milestones:

@@ -13,8 +13,10 @@ from keras_smoothout.checks import (
     PERTURBATIONS,
     check_choice,
     check_count,
+    check_integer,
     check_names,
     check_strength,
+    check_switch,
 )
 from keras_smoothout.weights import lerp
 from keras_smoothout.wrapper import Wrapper, included, strength_at
@@ -92,8 +94,9 @@ class SmoothOut(Wrapper):
         check_count("copies", copies)
         check_choice("perturbation", perturbation, PERTURBATIONS)
         check_names("exclude", exclude)
-        if not isinstance(seed, int):
-            raise ValueError(f"`seed` must be an integer. Received: seed={seed!r}")
+        check_switch("antithetic", antithetic)
+        check_switch("denoise", denoise)
+        check_integer("seed", seed)
         if antithetic and copies % 2:
             raise ValueError(
                 "`antithetic=True` draws pairs, so `copies` must be even. Received: "

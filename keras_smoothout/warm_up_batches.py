@@ -8,7 +8,7 @@ import itertools
 import keras
 import numpy as np
 
-from keras_smoothout.checks import check_count
+from keras_smoothout.checks import check_count, received
 
 
 class WarmUpBatches(keras.utils.PyDataset):
@@ -27,7 +27,7 @@ class WarmUpBatches(keras.utils.PyDataset):
     updates, and `shuffle=False`, since it is shuffled.
 
     Raises:
-        ValueError: If `batch_sizes` is not as above, or `x` and `y` differ in length.
+        ValueError: If an argument is not as above, or `x` and `y` differ in length.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
@@ -45,18 +45,26 @@ class WarmUpBatches(keras.utils.PyDataset):
 
     def __init__(self, x, y, batch_sizes, seed=0, start=0, **kwargs):
         super().__init__(**kwargs)
-        if 0 not in batch_sizes:
+        if not isinstance(batch_sizes, dict) or 0 not in batch_sizes:
             raise ValueError(
-                "`batch_sizes` must hold the batch size from step 0 on. "
-                f"Received: batch_sizes={batch_sizes}"
+                "`batch_sizes` must be a dictionary that holds the batch size from step 0 on. "
+                f"Received: batch_sizes={batch_sizes!r}"
             )
         for step, size in batch_sizes.items():
-            check_count("step", step, least=0)
-            check_count("batch_size", size)
+            check_count("step of batch_sizes", step, least=0)
+            check_count(f"batch_sizes[{step}]", size)
+        for name, array in (("x", x), ("y", y)):
+            if not getattr(array, "shape", ()) or not len(array):
+                raise ValueError(
+                    f"`{name}` must be an array of examples. {received(name, array)}, of "
+                    f"{type(array)}"
+                )
         if len(x) != len(y):
             raise ValueError(
                 f"`x` and `y` must be of one length. Received: {len(x)} inputs, {len(y)} targets"
             )
+        check_count("seed", seed, least=0)
+        check_count("start", start, least=0)
         self.x, self.y, self.seed, self.start = x, y, seed, start
         self.batch_sizes = dict(sorted(batch_sizes.items()))
 

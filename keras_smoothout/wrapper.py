@@ -72,6 +72,8 @@ class Wrapper(keras.optimizers.Optimizer):
             self.inner.build(variables)
 
     def apply(self, grads, trainable_variables=None):
+        if not grads:  # All layers are frozen.
+            return
         if type(self).gradients is not Wrapper.gradients and not self._asked:
             raise RuntimeError(
                 f"`{type(self).__name__}` has to ask for its gradients, but this model's train "

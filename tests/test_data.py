@@ -1,5 +1,6 @@
 """Data: splits, normalisation, and batches that are a pure function of (seed, epoch)."""
 
+import types
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,15 @@ def test_images_are_resized():
     assert x.shape == (5, 12, 12, 1)
 
 
+def test_labels_of_a_stream_are_looked_at_too(monkeypatch):
+    streams = [
+        tf.data.Dataset.from_tensor_slices((np.ones((4, 2, 2, 1)), [0, 1, 2, i])) for i in (0, 3)
+    ]
+    monkeypatch.setattr(data, "open_tfds", lambda *_: (streams, (2, 2, 1), 3))
+    with pytest.raises(ValueError, match=r"`labels of any, test` must .* Received: .* in \[0, 3\]"):
+        data.load("any")
+
+
 def test_a_missing_set_tells_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="--download to fetch it, or --data_dir"):
         data.load("cifar10", data_dir=tmp_path)
@@ -153,6 +163,28 @@ def test_a_missing_set_tells_what_to_do(tmp_path):
         data.load("no_such", data_dir=tmp_path)
     with pytest.raises(ValueError, match="one image and one class label"):
         data.load("imdb_reviews", data_dir=tmp_path, download=False)
+
+
+@pytest.mark.parametrize("split", ["train[:0]", "val"])
+def test_a_split_without_images(monkeypatch, split):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(shape=(2, 2, 1)),
+        "label": tfds.features.ClassLabel(num_classes=3),
+    }
+    keys = {"features": features, "supervised_keys": ("image", "label")}
+    info = types.SimpleNamespace(
+        splits={"train[:0]": types.SimpleNamespace(num_examples=0)}, **keys
+    )
+
+    def as_dataset(**options):
+        raise ValueError("Instruction [] corresponds to no data!")
+
+    builder = types.SimpleNamespace(info=info, is_prepared=lambda: True, as_dataset=as_dataset)
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: builder)
+    with pytest.raises(ValueError, match="'any' has no images in the split '(train.:0.|val)': "):
+        data.load("any", train_split=split)
 
 
 @pytest.mark.skipif(not TFDS.exists(), reason="no prepared tfds sets")

@@ -133,7 +133,7 @@ def test_a_recipe_tells_what_was_changed_and_why():
         (lambda: Recipe(128, 0.1, 10).for_batch_size(256, -1), "`rule` must be a finite number"),
         (lambda: sqrt_scaling(128, 0), "`base_batch_size` must be an integer >= 1"),
         (lambda: random_matrix_scaling(2, 1, -1.0, 1.0), "`outlier` must be a finite number"),
-        (lambda: random_matrix_scaling(2, 1, 0.0, 0.0), "cannot both be 0"),
+        (lambda: random_matrix_scaling(2, 1, 0.0, 0.0), "`outlier` must be > 0 without noise"),
         (lambda: WarmUp("0.1", 10), "`schedule` must be a finite number"),
         (lambda: WarmUp(0.1, 0), "`warmup_steps` must be an integer >= 1"),
     ],

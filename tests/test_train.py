@@ -118,9 +118,21 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "it is damaged"),
-        (lambda path: path.write_bytes(b""), "it is damaged"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:1000]),
+            "npz cannot be resumed from: it or metrics.csv is damaged",
+        ),
+        (
+            lambda path: path.write_bytes(b""),
+            "npz cannot be resumed from: it or metrics.csv is damaged",
+        ),
         (lambda path: np.savez(path, np.zeros(3)), "it is of another model"),
+        (lambda path: path.with_name("metrics.csv").unlink(), "it or metrics.csv is damaged"),
+        (
+            lambda path: path.with_name("metrics.csv").write_text("a,b\n1,x\n"),
+            "it or metrics.csv is damaged",
+        ),
+        (lambda path: path.with_name("metrics.csv").write_text(""), "has 0 epochs of 1"),
     ],
 )
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, spoil, words):
@@ -253,6 +265,15 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--method=sgd+smoothout", "--method takes smoothout, adasmoothout, sam"),
         ("--compare=sgd,sgd", "--compare must name each method once"),
         ("--compare=sgd,sam --method=sam", "--compare and --method exclude each other"),
+        ("--batch_size=0", "flag --batch_size=0"),
+        ("--learning_rate=fast", "flag --learning_rate=fast"),
+        ("--learning_rate=nan", "--learning_rate must be finite. Received: --learning_rate=nan"),
+        ("--momentum=nan", "--momentum must be finite"),
+        ("--l2=inf", "--l2 must be finite"),
+        ("--method=smoothout --radius=nan", "--radius must be finite"),
+        ("--method=sam --rho=-0.1", "flag --rho=-0.1"),
+        ("--seed=4294967296", "flag --seed=4294967296"),
+        ("--ghost_batch_size=1", "--ghost_batch_size must be 2 at least"),
         ("--radius=0.1", "--radius means nothing to the method sgd"),
         ("--compare=sgd,sam --copies=2", "--copies means nothing to the method sgd or sam"),
         ("--method=adam --nesterov", "--nesterov means nothing to the method adam"),
@@ -268,6 +289,7 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--lr_schedule=piecewise --lr_milestones=9,5", "--lr_milestones must rise"),
         ("--lr_schedule=piecewise --lr_milestones=20", "--lr_milestones must rise"),
         ("--lr_schedule=piecewise --lr_milestones=a", "must be whole epochs"),
+        ("--lr_schedule=piecewise --lr_milestones=²", "must be whole epochs"),
         ("--scaling=linear", "--scaling needs --base_batch_size"),
         ("--regime_adaptation", "--regime_adaptation needs --base_batch_size"),
         ("--small_batch_epochs=2", "--small_batch_epochs needs --base_batch_size"),
@@ -289,6 +311,27 @@ def test_a_nested_method_is_built_from_the_outermost_in():
 def test_wrong_flags_are_refused_before_any_work(tmp_path, flags, words):
     workdir = [] if "--resume" in flags else [f"--workdir={tmp_path / 'run'}"]
     assert words in ending([*workdir, *flags.split()])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_that_is_a_file(tmp_path):
+    (tmp_path / "taken").touch()
+    assert "taken" in ending([f"--workdir={tmp_path / 'taken'}"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda x, y: (x, y + 1), "`labels of digits, train` must hold whole numbers in [0, 9]"),
+        (lambda x, y: (x, -y), "Received: labels of digits, train in [-9, 0]"),
+        (lambda x, y: (x * np.nan, y), "The training images of 'digits' hold pixels that are not"),
+    ],
+)
+def test_images_and_labels_that_are_wrong(tmp_path, monkeypatch, spoil, words):
+    (train_set, test_set), *rest = data.open_digits(None)
+    opened = (spoil(train_set[0].astype("float32"), train_set[1]), test_set), *rest
+    monkeypatch.setattr(data, "open_digits", lambda image_size: opened)
+    assert words in ending([f"--workdir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
 
 

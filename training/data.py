@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_smoothout.checks import check_labels
+
 MEMORY_BYTES = 2**30  # A split with more pixels than this is streamed from disk.
 MOMENT_EXAMPLES = 10_000  # Streamed splits estimate mean and deviation from the first so many.
 
@@ -64,12 +66,18 @@ def load(
     else:
         opened = open_tfds(name, data_dir, download, train_split, test_split, image_size)
     (train, test), image_shape, classes = opened
+    for wanted, split in ((train_split, train), (test_split, test)):
+        streams = isinstance(split, tf.data.Dataset)
+        labels = next(split.batch(100).as_numpy_iterator())[1] if streams else split[1]
+        check_labels(f"labels of {name}, {wanted}", labels, classes)
     if train_examples:
         train = subset(train, train_examples, seed)
     streams = isinstance(train, tf.data.Dataset)
     train, test = as_split(train), as_split(test)
-    sample = MOMENT_EXAMPLES if streams else train.examples
-    return Source(train, test, image_shape, classes, *moments(train, sample))
+    mean, deviation = moments(train, MOMENT_EXAMPLES if streams else train.examples)
+    if not np.all(np.isfinite([mean, deviation])):
+        raise ValueError(f"The training images of '{name}' hold pixels that are not finite.")
+    return Source(train, test, image_shape, classes, mean, deviation)
 
 
 def open_digits(image_size):
@@ -114,8 +122,12 @@ def open_tfds(name, data_dir, download, train_split, test_split, image_size):
         raise ValueError(f"The images of '{name}' vary in size. Pass --image_size to resize them.")
 
     def open_split(split):
-        examples = builder.info.splits[split].num_examples
-        dataset = builder.as_dataset(split=split, as_supervised=True).map(
+        try:
+            examples = builder.info.splits[split].num_examples
+            dataset = builder.as_dataset(split=split, as_supervised=True)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"'{name}' has no images in the split '{split}': {error}") from error
+        dataset = dataset.map(
             lambda image, label: (resized(image, image_size), label), tf.data.AUTOTUNE
         )
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(examples))

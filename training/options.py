@@ -1,5 +1,6 @@
 """The flags of train.py: what they mean, what excludes what, and what a resumed run recalls."""
 
+import math
 import re
 import sys
 
@@ -70,7 +71,7 @@ real("weight_decay", 0.004, "Decoupled weight decay of adamw.", 0)
 real("clipnorm", None, "Clip the norm of each gradient.", 0)
 real("global_clipnorm", None, "Clip the norm of all gradients together.", 0)
 real("clipvalue", None, "Clip each element of the gradients.", 0)
-number("seed", 0, "Seed of weights, order, augmentation, dropout and noise.", 0)
+number("seed", 0, "Seed of weights, order, augmentation, dropout and noise.", 0, 2**31)
 
 choice("mixed_precision", "float32", ("float32", "mixed_float16", "mixed_bfloat16"), "Precision.")
 choice("jit", "auto", ("auto", "on", "off"), "Compile the step by XLA; auto leaves it to Keras.")
@@ -91,7 +92,7 @@ number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0
 
 flags.register_validator(
     "lr_milestones",
-    lambda epochs: all(map(str.isdigit, epochs)),
+    lambda epochs: all(map(str.isdecimal, epochs)),
     "must be whole epochs, as in 50,75",
 )
 
@@ -157,6 +158,9 @@ def check(f):
     split = f.strategy in ("mirrored", "data_parallel")
     epochs = [0, *map(int, f.lr_milestones), f.epochs]
     based = ("scaling", "regime_adaptation", "small_batch_epochs")
+    for flag in OURS:
+        finite = not isinstance(flag.value, float) or math.isfinite(flag.value)
+        refuse(not finite, f"--{flag.name} must be finite")
     refuse(f.resume and not f.workdir, "--resume needs --workdir, the folder of the run")
     refuse(f.compare and f.method != "sgd", "--compare and --method exclude each other")
     refuse(len(set(names)) < len(names), "--compare must name each method once")
@@ -171,6 +175,7 @@ def check(f):
         refuse(f[name].value != f[name].default, f"--{name} needs --base_batch_size")
     refuse(f.small_batch_epochs >= f.epochs, "--small_batch_epochs must be less than --epochs")
     refuse(f.ghost_layers and not f.ghost_batch_size, "--ghost_layers needs --ghost_batch_size")
+    refuse(f.ghost_batch_size == 1, "--ghost_batch_size must be 2 at least: one has no variance")
     for name, schedule in (("lr_decay", "piecewise"), ("lr_power", "polynomial")):
         idle = f.lr_schedule != schedule and f[name].value != f[name].default
         refuse(idle, f"--{name} needs --lr_schedule={schedule}")

@@ -112,18 +112,22 @@ def restore(model, workdir):
         ValueError: If the checkpoint is damaged or of another model, which is left as it was.
     """
     for newest in checkpoints(workdir)[-1:]:
+        epoch = int(newest.stem[len("epoch-") :])
         refused = f"{newest} cannot be resumed from: %s. Delete it, or begin in another --workdir."
         try:
             with newest.open("rb") as file, np.load(file) as arrays:
                 values = list(arrays.values())
+            history = plots.read(workdir / "metrics.csv")[:epoch]
         except Exception as error:  # What a damaged file makes of its reader.
-            raise ValueError(refused % f"it is damaged ({error})") from error
+            raise ValueError(refused % f"it or metrics.csv is damaged ({error})") from error
         ours, theirs = ([x.shape for x in xs] for xs in (variables(model), values))
         if ours != theirs:
             raise ValueError(refused % "it is of another model or method")
+        if len(history) < epoch:
+            raise ValueError(refused % f"metrics.csv has {len(history)} epochs of {epoch}")
         for variable, value in zip(variables(model), values, strict=True):
             variable.assign(value)
-        return plots.read(workdir / "metrics.csv")[: int(newest.stem[len("epoch-") :])]
+        return history
     return []
 
 

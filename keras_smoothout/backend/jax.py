@@ -83,6 +83,21 @@ class TrainStep:
             outputs = jax.lax.with_sharding_constraint(outputs, everywhere)
         return outputs, state
 
+    def fit(self, *args, **kwargs):
+        """As Keras' `fit`, which after an error in its first step leaves variables without values.
+
+        Nothing is copied: a step that is run takes the memory of the values that are kept here.
+        """
+        optimizer = getattr(self.optimizer, "variables", ())
+        variables = [*self.variables, *optimizer, *self.metrics_variables]
+        kept = [(variable, variable.value) for variable in variables]
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            for variable, value in kept:
+                if variable._value is None:
+                    variable.assign(value)
+
     def train_step(self, state, data):
         if not (self._asks_for_gradients and self.trainable_variables):
             return super().train_step(state, data)

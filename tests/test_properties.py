@@ -1,0 +1,285 @@
+"""Properties that hold of all arguments and all shapes of batches: hypothesis looks for those not.
+
+The examples are the same in each run. Steps are eager: each shape would be compiled anew.
+"""
+
+import dataclasses
+import inspect
+import json
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+from contract import METHODS, fading
+from hypothesis import strategies as st
+from keras import layers, ops
+
+import keras_smoothout as ks
+from keras_smoothout import scaling, schedules
+from keras_smoothout.model import mean_over_chunks
+
+
+def examples(count):
+    return hypothesis.settings(
+        max_examples=count,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+
+# Arguments.
+
+RIGHT = st.one_of(
+    st.floats(0, 1, width=32),
+    st.integers(0, 6),
+    st.booleans(),
+    st.sampled_from(["normal", "filter", "shared", "sqrt", (), ("bias",), ["bias"], (2, 3)]),
+    st.sampled_from([fading(0.5), schedules.WarmUp(fading(0.5), 3)]),
+)
+ANY = st.one_of(
+    RIGHT,
+    st.floats(),
+    st.integers(-(10**400), 10**400),
+    st.none(),
+    st.text(max_size=4),
+    st.lists(st.one_of(st.text(max_size=4), st.integers(-1, 9)), max_size=2),
+    st.sampled_from([np.float32(0.5), np.int64(2), np.array([0.5, 1.0]), b"sgd", 1j, {"a": 1}]),
+)
+
+
+def around_sgd(cls):
+    return lambda **arguments: cls(keras.optimizers.SGD(0.1), **arguments)
+
+
+OBJECTS = {  # What makes one, and what it is made of but for the arguments that are drawn.
+    ks.SmoothOut: (around_sgd(ks.SmoothOut), {}),
+    ks.AdaSmoothOut: (around_sgd(ks.AdaSmoothOut), {}),
+    ks.SAM: (around_sgd(ks.SAM), {}),
+    ks.ASAM: (around_sgd(ks.ASAM), {}),
+    ks.Lookahead: (around_sgd(ks.Lookahead), {}),
+    ks.LARS: (ks.LARS, {}),
+    ks.LAMB: (ks.LAMB, {}),
+    ks.PartiallyAdaptive: (ks.PartiallyAdaptive, {}),
+    ks.GhostBatchNormalization: (
+        ks.GhostBatchNormalization,
+        {"momentum": 0.99, "epsilon": 0.001},
+    ),
+    schedules.ConstantRadius: (schedules.ConstantRadius, {"radius": 0.1}),
+    schedules.AnnealedRadius: (schedules.AnnealedRadius, {"radius": 0.1}),
+    schedules.TanhRadius: (schedules.TanhRadius, {"radius": 0.1, "total_steps": 9}),
+    schedules.WarmUp: (schedules.WarmUp, {"schedule": 0.1, "warmup_steps": 9}),
+}
+FUNCTIONS = {
+    scaling.linear_scaling: {"batch_size": 8, "base_batch_size": 4},
+    scaling.sqrt_scaling: {"batch_size": 8, "base_batch_size": 4},
+    scaling.random_matrix_scaling: {
+        "batch_size": 8,
+        "base_batch_size": 4,
+        "outlier": 1.0,
+        "variance": 2.0,
+    },
+    scaling.Recipe(8, 0.1, 9, (5,)).for_batch_size: {"batch_size": 16},
+    scaling.Recipe(8, 0.1, 9, (5,)).updates: {"examples": 64},
+    scaling.Recipe(8, 0.1, 9, (5,)).schedule: {"examples": 64},
+}
+NOT_OURS = {"inner", "name", "kwargs", "why"}
+
+
+def declared(make):
+    """The arguments of `make`, and of the method that it is a variety of, with their defaults."""
+    makers = [c for c in getattr(make, "__mro__", [make]) if "keras_smoothout" in c.__module__]
+    parameters = {}
+    for maker in reversed([m for m in makers if m is not ks.Wrapper]):
+        parameters |= inspect.signature(maker).parameters
+    return {name: p.default for name, p in parameters.items() if name not in NOT_OURS}
+
+
+def drawn(make, needed, draw):
+    """Arguments for `make`, as they come: one to three of them are set."""
+    names = sorted(declared(make) | needed)
+    some = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+    return needed | {name: draw(ANY) for name in some}
+
+
+def assert_named(error, arguments):
+    """Assert that `error` names one of the arguments, and its value."""
+    message = str(error)
+    assert any(f"`{n}`" in message and f"{n}={v!r}" in message for n, v in arguments.items()), error
+
+
+def assert_alike(value, default):
+    """Assert that `value` is what can stand in place of `default`."""
+    schedule = isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+    also = {float: (int, float), tuple: (list, tuple)}.get(type(default), type(default))
+    assert schedule and isinstance(default, float) or isinstance(value, also)
+    assert isinstance(value, bool) == isinstance(default, bool)
+
+
+@pytest.mark.parametrize("cls", OBJECTS, ids=lambda cls: cls.__name__)
+@examples(60)
+@hypothesis.given(data=st.data())
+def test_arguments_are_kept_exactly_or_refused_by_name(cls, data):
+    make, needed = OBJECTS[cls]
+    arguments = drawn(cls, needed, data.draw)
+    try:
+        made = make(**arguments)
+    except (ValueError, TypeError) as error:
+        assert_named(error, declared(cls) | arguments)
+        return
+    saved = json.dumps(keras.saving.serialize_keras_object(made))
+    again = keras.saving.deserialize_keras_object(json.loads(saved))
+    assert type(again) is cls
+    assert again.get_config() == made.get_config()
+    for name in set(arguments) - {"learning_rate"}:  # Keras rounds that to float32.
+        value = arguments[name]
+        assert_alike(value, (declared(cls) | needed)[name])
+        kept = tuple(value) if isinstance(value, list) else value
+        if not isinstance(kept, keras.optimizers.schedules.LearningRateSchedule):
+            assert getattr(again, name) == kept, name
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+@examples(60)
+@hypothesis.given(data=st.data())
+def test_arguments_are_taken_or_refused_by_name(function, data):
+    arguments = drawn(function, FUNCTIONS[function], data.draw)
+    try:
+        result = function(**arguments)
+    except (ValueError, TypeError) as error:
+        assert_named(error, declared(function) | arguments)
+        return
+    if isinstance(result, float):
+        assert np.isfinite(result) and result > 0
+
+
+@examples(100)
+@hypothesis.given(data=st.data())
+def test_a_recipe_is_kept_exactly_or_refused_by_name(data):
+    needed = {"batch_size": 8, "learning_rate": 0.1, "epochs": 9}
+    arguments = drawn(scaling.Recipe, needed, data.draw)
+    try:
+        recipe = scaling.Recipe(**arguments)
+    except (ValueError, TypeError) as error:
+        assert_named(error, declared(scaling.Recipe) | arguments)
+        return
+    assert scaling.Recipe(**dataclasses.asdict(recipe)) == recipe
+    assert {name: getattr(recipe, name) for name in arguments} == arguments
+
+
+# Batches.
+
+DTYPES = ("bool", "int8", "uint8", "int32", "int64", "float16", "float32", "float64")
+
+
+@st.composite
+def nests(draw, rows):
+    """A nest of arrays of all types, of which each element is the number of its row."""
+
+    def leaf(dtype, shape):
+        numbers = np.arange(rows).reshape(rows, *[1] * len(shape))
+        return (np.zeros((rows, *shape), "int64") + numbers).astype(dtype)
+
+    leaves = st.builds(leaf, st.sampled_from(DTYPES[1:]), st.lists(st.integers(1, 3), max_size=2))
+    nest = st.recursive(
+        st.one_of(leaves, st.none()),
+        lambda inner: st.one_of(
+            st.lists(inner, min_size=1, max_size=3),
+            st.tuples(inner, inner),
+            st.dictionaries(st.sampled_from("abc"), inner, min_size=1),
+        ),
+        max_leaves=5,
+    )
+    return np.arange(rows, dtype="float32"), draw(nest)
+
+
+@examples(12)
+@hypothesis.given(rows=st.integers(1, 9), size=st.integers(1, 10), data=st.data())
+def test_all_arrays_of_a_nest_are_cut_alike(rows, size, data):
+    def on_chunk(state, chunk, index):
+        seen, chunks, apart = state
+        numbers, nest = chunk
+        for leaf in keras.tree.flatten(nest):
+            if leaf is not None:
+                spread = ops.reshape(numbers, (-1, *[1] * (len(leaf.shape) - 1)))
+                apart = apart + ops.sum(ops.abs(ops.cast(leaf, "float32") - spread))
+        count = ops.cast(ops.shape(numbers)[0], "float32")
+        return [ops.mean(numbers)], [seen + count, chunks + 1.0, apart]
+
+    state = [ops.zeros(()) for _ in range(3)]
+    nest = data.draw(nests(rows))
+    mean, state = mean_over_chunks(on_chunk, [ops.zeros(())], state, nest, size)
+    assert [float(s) for s in state] == [rows, -(-rows // size), 0.0]
+    assert float(mean[0]) == pytest.approx((rows - 1) / 2, rel=1e-6)
+
+
+def linear():
+    inputs = keras.Input((2,), dtype="float32")
+    return ks.Model(inputs, layers.Dense(1, kernel_initializer="ones")(inputs))
+
+
+def gradient(weights, x, y, sample_weight):
+    """Of the mean over examples of `sample_weight * (x @ kernel + bias - y)**2`, by hand."""
+    kernel, bias = (np.array(w, "float64") for w in weights)
+    slope = 2 * (x @ kernel + bias - y) * sample_weight / len(x)
+    return x.T @ slope, slope.sum(0)
+
+
+@examples(10)
+@hypothesis.given(
+    rows=st.integers(1, 5),
+    size=st.one_of(st.none(), st.integers(1, 6)),
+    copies=st.integers(1, 3),
+    weighted=st.booleans(),
+    types=st.tuples(st.sampled_from(DTYPES), st.sampled_from(DTYPES)),
+)
+def test_a_step_is_the_mean_over_chunks_and_copies(rows, size, copies, weighted, types):
+    # SGD with rate 1 goes from w to w - g. Chunk k has its own noise; g weighs it by its size.
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (rows, 2)).astype(types[0])
+    y = rng.integers(0, 3, (rows, 1)).astype(types[1])
+    sample_weight = rng.uniform(0, 2, rows).astype("float32")
+    model, optimizer = linear(), ks.SmoothOut(keras.optimizers.SGD(1.0), 0.3, copies=copies)
+    model.compile(optimizer, "mse", ghost_batch_size=size, run_eagerly=True)
+    optimizer.build(model.trainable_variables)
+    weights, expected = model.get_weights(), [0.0, 0.0]
+    for k, start in enumerate(range(0, rows, size or rows)):
+        part = slice(start, start + (size or rows))
+        weight = sample_weight[part, None] if weighted else 1.0
+        for copy in range(copies):
+            noisy = optimizer.perturb(
+                [ops.convert_to_tensor(w) for w in weights],
+                optimizer.step()._replace(chunk=ops.convert_to_tensor(k)),
+                ops.convert_to_tensor(copy),
+            )
+            noisy = [ops.convert_to_numpy(w) for w in noisy]
+            grads = gradient(noisy, x[part].astype("float64"), y[part].astype("float64"), weight)
+            share = len(x[part]) / rows / copies
+            expected = [e + share * g for e, g in zip(expected, grads, strict=True)]
+    model.train_on_batch(x, y, *[sample_weight] * weighted)
+    for before, after, grad in zip(weights, model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(before - after, grad, rtol=1e-5, atol=1e-5)
+
+
+@examples(6)
+@hypothesis.given(
+    name=st.sampled_from(["smoothout", "asam", "lookahead_smoothout"]),
+    rows=st.integers(1, 5),
+    size=st.one_of(st.none(), st.integers(2, 6)),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_a_step_of_any_batch_leaves_finite_weights(name, rows, size, dtype):
+    # One example, as batch or as remainder, has BatchNormalization divide by sqrt(epsilon).
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((2,), dtype="float32")
+    model = ks.Model(inputs, layers.Dense(1)(layers.BatchNormalization()(inputs)))
+    optimizer = METHODS[name](keras.optimizers.SGD(0.1, momentum=0.9))
+    model.compile(optimizer, "mse", ghost_batch_size=size, run_eagerly=True)
+    before = model.get_weights()
+    model.train_on_batch(rng.integers(0, 3, (rows, 2)).astype(dtype), np.ones((rows, 1)))
+    after = model.get_weights()
+    assert all(np.all(np.isfinite(w)) for w in after)
+    assert any(np.any(a != b) for a, b in zip(after, before, strict=True))
