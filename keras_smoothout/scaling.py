@@ -124,12 +124,12 @@ class Recipe:
         check_number("learning_rate", self.learning_rate)
         check_count("epochs", self.epochs)
         check_count("warmup_epochs", self.warmup_epochs, least=0)
-        if not isinstance(self.milestones, (tuple, list)):
+        listed = isinstance(self.milestones, (tuple, list))
+        if not listed or not all(type(epoch) is int for epoch in self.milestones):
             raise ValueError(
-                f"`milestones` must be a tuple. {received('milestones', self.milestones)}"
+                "`milestones` must be a tuple of integers. "
+                f"{received('milestones', self.milestones)}"
             )
-        for milestone in self.milestones:
-            check_count("milestones", milestone)
         ends = [0, *self.milestones, self.epochs]
         if ends != sorted(set(ends)):
             raise ValueError(
