@@ -10,6 +10,7 @@ from keras_smoothout.lamb import LAMB
 from keras_smoothout.lars import LARS
 from keras_smoothout.lookahead import Lookahead
 from keras_smoothout.model import Model, TrainStep, wrap
+from keras_smoothout.nudged_sgd import NudgedSGD
 from keras_smoothout.partially_adaptive import PartiallyAdaptive
 from keras_smoothout.recalibrate import recalibrate
 from keras_smoothout.sam import SAM
@@ -30,6 +31,7 @@ __all__ = [
     "GhostBatchNormalization",
     "Lookahead",
     "Model",
+    "NudgedSGD",
     "PartiallyAdaptive",
     "SmoothOut",
     "Step",
