@@ -30,6 +30,55 @@ def value_and_grad(function):
     return call
 
 
+def compiled(function):
+    """Compile `function` of nested tensors, once for each set of shapes."""
+    return tf.function(function, autograph=False)
+
+
+def hessian_product(function, weights, vector):
+    """Hessian of the scalar `function(weights)` times `vector`: a list of tensors.
+
+    Reverse over reverse: `tf.autodiff.ForwardAccumulator` differentiates each backward operation
+    in reverse itself, so forward over reverse is no faster (ResNet-20 and MobileNetV2: equal within
+    5 %), takes two to three times as long to trace, and fails at the loops of recurrent layers.
+    """
+
+    def gradient(weights):
+        return value_and_grad(lambda weights: (function(weights), None))(weights)[1]
+
+    return linearize(gradient, weights)[2](vector)
+
+
+def linearize(function, weights):
+    """Return `function(weights)`, `pushforward` and `pullback`: products with its Jacobian.
+
+    `pushforward` takes a list like `weights` to outputs, `pullback` outputs to a list like
+    `weights`. The former is the derivative of the latter, which is linear.
+    """
+    with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
+        tape.watch(weights)
+        outputs = function(weights)
+
+    def pullback(cotangents):
+        return _gradient(tape, outputs, weights, cotangents)
+
+    def pushforward(vector):
+        zeros = tf.nest.map_structure(tf.zeros_like, outputs)
+        with tf.GradientTape(watch_accessed_variables=False) as second:
+            second.watch(zeros)
+            pulled = pullback(zeros)
+        return _gradient(second, pulled, zeros, vector)
+
+    return outputs, pushforward, pullback
+
+
+def _gradient(tape, targets, sources, cotangents):
+    grads = tape.gradient(
+        targets, sources, cotangents, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return tf.nest.map_structure(tf.convert_to_tensor, grads)
+
+
 def fused(function):
     """Compile `function` into one kernel with XLA, in graph mode and eagerly alike."""
     return tf.function(function, autograph=False, jit_compile=True)
