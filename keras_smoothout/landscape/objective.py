@@ -164,18 +164,8 @@ class Objective:
         pairs = zip(parts, self.weights, strict=True)
         return [np.reshape(p, w.shape).astype(w.dtype) for p, w in pairs]
 
-    def _mean(self, function, scalars, like, *points, batch=None):
-        """Mean of `function(*points, state, batch)`, `scalars` scalars and arrays like `like`."""
-        points = [self._tensors(p) for p in points]
-        state = [ops.convert_to_tensor(s) for s in self.state]
-        total = [np.zeros((), self._dtype)] * scalars + [np.zeros_like(a) for a in like]
-        add, seen = self._adding(function), 0
-        for data in self.batches() if batch is None else [batch]:
-            total = add(total, np.float32(count(data)), *points, state, data)
-            seen += count(data)
-        return [t / t.dtype.type(seen) for t in map(ops.convert_to_numpy, total)]
-
-    def _tensors(self, arrays):
+    def tensors(self, arrays):
+        """Tensors of `arrays`, a list like `weights`, in the dtypes of `weights`."""
         shapes = [tuple(np.shape(a)) for a in arrays]
         expected = [w.shape for w in self.weights]
         if shapes != expected:
@@ -185,6 +175,17 @@ class Objective:
             )
         pairs = zip(arrays, self.weights, strict=True)
         return [ops.convert_to_tensor(a, dtype=str(w.dtype)) for a, w in pairs]
+
+    def _mean(self, function, scalars, like, *points, batch=None):
+        """Mean of `function(*points, state, batch)`, `scalars` scalars and arrays like `like`."""
+        points = [self.tensors(p) for p in points]
+        state = [ops.convert_to_tensor(s) for s in self.state]
+        total = [np.zeros((), self._dtype)] * scalars + [np.zeros_like(a) for a in like]
+        add, seen = self._adding(function), 0
+        for data in self.batches() if batch is None else [batch]:
+            total = add(total, np.float32(count(data)), *points, state, data)
+            seen += count(data)
+        return [t / t.dtype.type(seen) for t in map(ops.convert_to_numpy, total)]
 
     def _adding(self, function):
         """`(total, factor, ...) -> total + factor * function(...)`, compiled once."""
