@@ -230,14 +230,13 @@ def test_any_model(build):
         [w + 0.1 * rng.normal(size=w.shape).astype("float32") for w in objective.weights]
         for _ in range(2)
     )
-    judge = Objective(model, x, y)
-    found = line(judge, alphas=[-1.0, 0.0], recalibrate_on="own")
+    found = line(Objective(model, x, y), alphas=[-1.0, 0.0], recalibrate_on="own")
     assert np.isfinite(found.losses).all() and found.losses[0] != found.losses[1]
-    flat = plane_through(judge, second, third, points=2, margin=0)
+    flat = plane_through(objective, second, third, points=2, margin=0)
     assert np.isfinite(flat.losses).all() and len(set(flat.losses.ravel())) == 4
     path = connect(objective, straight(objective, second), 1)
-    np.testing.assert_allclose(
-        profile(judge, path, 2).losses, interpolate(judge, second, [0, 1]).losses
+    np.testing.assert_array_equal(
+        profile(objective, path, 2).losses, interpolate(objective, second, [0, 1]).losses
     )
     assert_equal([np.array(v) for v in model.variables], before)
 
