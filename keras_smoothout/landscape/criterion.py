@@ -67,7 +67,7 @@ def mistakes_of(loss):
     if name in ("binary_crossentropy", "binary_focal_crossentropy"):
         logits = getattr(given, "_fn_kwargs", {}).get("from_logits", False)
         threshold = 0.0 if logits else 0.5
-        return lambda y, outputs: (y > 0.5) != (outputs > threshold)
+        return lambda y, outputs: (ops.cast(y, "float32") > 0.5) != (outputs > threshold)
     return None
 
 

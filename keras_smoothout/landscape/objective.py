@@ -97,7 +97,8 @@ class Objective:
         self.weights = [np.array(ops.convert_to_numpy(v)) for v in model.trainable_variables]
         self.state = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
         self.size = sum(w.size for w in self.weights)
-        model._symbolic_build(data_batch=next(self.batches()))
+        if loss is None:
+            model._symbolic_build(data_batch=next(self.batches()))
 
     @property
     def examples(self):
