@@ -53,8 +53,7 @@ def test_golden_losses_and_gradients_along_a_curve(curve):
     before = objective.flatten(path.points[1])
     for point in CURVES["expected"][NAMES[curve]]["points"]:
         np.testing.assert_allclose(objective.loss(path(point["t"])), point["loss"], **CLOSE)
-        for variable, value in zip(training.bends[0], path.points[1], strict=True):
-            variable.assign(value)
+        training.bends.assign(before[None])
         training.step(point["t"], batch)
         moved = before - objective.flatten(training.path().points[1])
         np.testing.assert_allclose(moved, point["grad_middle"], **CLOSE | {"atol": 1e-6})
@@ -170,7 +169,7 @@ def test_batch_normalization_on_a_curve():
     before = [np.array(v) for v in a.variables]
     objective = Objective(a, x, y, batch_norm="training", batch_size=16)
     line = straight(objective, b)
-    path = connect(objective, line, 40)
+    path = connect(objective, line, 15)
     judge = Objective(a, x, y)
     found = [profile(judge, p, 11, recalibrate_on=x) for p in (line, path)]
     assert summary(found[1])["integral"] < summary(found[0])["integral"]
@@ -218,7 +217,9 @@ def text_net():
     return model, np.random.default_rng(0).integers(0, 20, (6, 5)).astype("int32")
 
 
-@pytest.mark.parametrize("build", [image_net, text_net])
+@pytest.mark.parametrize(
+    "build", [pytest.param(image_net, marks=pytest.mark.tensorflow), text_net]
+)  # Slow to compile on JAX.
 def test_any_model(build):
     keras.utils.set_random_seed(0)
     model, x = build()

@@ -29,7 +29,7 @@ def connect(
         epochs: Number of passes over the data. Defaults to `50`; the paper's are 200 and more.
         optimizer: Keras optimizer, its name or config; a copy of it is used. A constant learning
             rate is held for half the epochs, then falls on a straight line to a hundredth at 90 %.
-            Defaults to `None`: `SGD(0.03, momentum=0.9)`.
+            It sees all bends as one matrix. Defaults to `None`: `SGD(0.03, momentum=0.9)`.
         weight_decay: Factor of `||w(t)||^2 / 2` in the loss, on all weights. The model's own
             regularizers count beside it. Defaults to `0.0`.
         seed: Of the draws of `t`. Defaults to `0`.
@@ -42,7 +42,8 @@ def connect(
         ValueError: If the path has no bends or is not one of this model, if BatchNormalization
             would use moving statistics that belong elsewhere, or if the loss ceases to be finite.
 
-    Cost: a gradient for each batch, three copies of the weights for each bend.
+    Cost: a gradient for each batch; for each point of the path, a copy of the weights in float64
+        and, if it is a bend, in the optimizer.
     Differs from the paper: dropout is off, as everywhere in an `Objective`.
 
     Example:
@@ -105,7 +106,7 @@ def innermost(optimizer):
 
 
 class Training:
-    """The bends of `path` as variables that a copy of `optimizer` moves, a batch at a time."""
+    """The bends of `path` as one matrix that a copy of `optimizer` moves, a batch at a time."""
 
     def __init__(self, objective, path, optimizer=None, weight_decay=0.0):
         optimizer = keras.optimizers.SGD(0.03, momentum=0.9) if optimizer is None else optimizer
@@ -114,29 +115,31 @@ class Training:
         rate = innermost(self.optimizer).get_config()["learning_rate"]
         self.learning_rate = rate if isinstance(rate, float) else None
         self.objective = objective
-        self.start = path
         self.weight_decay = weight_decay
-        self.bends = [[keras.Variable(w) for w in point] for point in path.points[1:-1]]
-        self.optimizer.build([v for bend in self.bends for v in bend])
+        self.start = path
+        self.points = np.stack([objective.flatten(point) for point in path.points])
+        dtype = np.result_type("float32", *(w.dtype for w in objective.weights)).name
+        self.bends = keras.Variable(self.points[1:-1], dtype=dtype)  # (bends, size)
+        self.optimizer.build([self.bends])
 
     def path(self):
         """The curve as it is now."""
-        bends = [[keras.ops.convert_to_numpy(v) for v in bend] for bend in self.bends]
         first, *_, last = self.start.points
-        return Path([first, *bends, last], self.start.curve)
+        bends = keras.ops.convert_to_numpy(self.bends)
+        return Path([first, *map(self.objective.unflatten, bends), last], self.start.curve)
 
     def step(self, t, batch):
         """Move the bends by the gradient of one batch at `t`; returns its loss."""
-        path = self.path()
-        weights = path(t)
-        loss, grads = self.objective.loss_and_gradient(weights, batch)
+        self.points[1:-1] = keras.ops.convert_to_numpy(self.bends)
+        shares = self.start.coefficients(t)
+        place = shares @ self.points
+        loss, gradient = self.objective.loss_and_gradient(self.objective.unflatten(place), batch)
         if not np.isfinite(loss):
             raise ValueError(
                 "The loss on the curve must stay finite: lower the learning rate. "
                 f"Received: loss={loss} after {int(self.optimizer.iterations)} steps"
             )
-        grads = [g + self.weight_decay * w for g, w in zip(grads, weights, strict=True)]
-        shares = path.coefficients(t)[1:-1]
-        scaled = [np.asarray(c * g, g.dtype) for c in shares for g in grads]
-        self.optimizer.apply([keras.ops.convert_to_tensor(g) for g in scaled])
+        gradient = self.objective.flatten(gradient) + self.weight_decay * place
+        moves = np.outer(shares[1:-1], gradient)
+        self.optimizer.apply([keras.ops.convert_to_tensor(moves, self.bends.dtype)])
         return loss

@@ -25,7 +25,7 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
     Of each model: loss, error, largest eigenvalue and trace of the Hessian (sharp or flat). Of each
     pair: mode connectivity along a trained curve (connected or not), on the error where there is
     one, else on the loss; the barrier of the same; centred kernel alignment of the outputs (alike
-    or not); distance of the weights. Where one phase ends and another begins is the reader's to say.
+    or not); distance of the weights. The borders of phases are the reader's to draw.
 
     Args:
         models: Two or more compiled models that differ by their training, in its seed say.
