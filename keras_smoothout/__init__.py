@@ -26,6 +26,7 @@ __all__ = [
     "LARS",
     "SAM",
     "AdaSmoothOut",
+    "CurvatureLearningRate",
     "DistanceFromInit",
     "Evaluation",
     "GhostBatchNormalization",
@@ -44,3 +45,12 @@ __all__ = [
     "schedules",
     "wrap",
 ]
+
+
+def __getattr__(name):
+    if name != "CurvatureLearningRate":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Only here, since it needs SciPy, which the rest does without.
+    from keras_smoothout.curvature_learning_rate import CurvatureLearningRate
+
+    return CurvatureLearningRate
