@@ -12,7 +12,7 @@ import keras_smoothout as ks
 from keras_smoothout.landscape.connectivity import Training, connect, decay
 from keras_smoothout.landscape.objective import Objective
 from keras_smoothout.landscape.path import Path, coefficients, profile, straight, summary
-from keras_smoothout.landscape.results import Profile
+from keras_smoothout.landscape.results import Profile, save
 from keras_smoothout.landscape.surface import interpolate, line, plane_through
 
 NAMES = {"bezier": "bezier", "polygon": "polychain"}  # Ours, and those of the golden file.
@@ -144,6 +144,17 @@ def test_training_repeats_by_its_seed_and_leaves_its_arguments():
     assert_equal(objective.model.get_weights(), objective.weights)
 
 
+def test_a_curve_is_kept(tmp_path):
+    path = golden_path("polygon")
+    path.save(tmp_path / "curve.npz")
+    again = Path.load(tmp_path / "curve.npz")
+    assert again.curve == "polygon" and len(again.points) == 3
+    assert_equal(again(0.3), path(0.3))
+    save(tmp_path / "profile.npz", profile(golden_objective(), path, 2))
+    with pytest.raises(ValueError, match="is no file of `Path.save`. Received"):
+        Path.load(tmp_path / "profile.npz")
+
+
 def test_any_optimizer(capsys):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.05, 100, 0.5)
     line = straight(valley(), OTHER)
@@ -218,8 +229,9 @@ def text_net():
 
 
 @pytest.mark.parametrize(
-    "build", [pytest.param(image_net, marks=pytest.mark.tensorflow), text_net]
-)  # Slow to compile on JAX.
+    "build",  # The first is slow to compile on JAX.
+    [pytest.param(image_net, marks=pytest.mark.tensorflow), text_net],
+)
 def test_any_model(build):
     keras.utils.set_random_seed(0)
     model, x = build()

@@ -140,8 +140,17 @@ def test_spectrum_shows_density_and_its_error():
     assert axis.get_yscale() == "log" and axis.get_xlabel() == "eigenvalue"
     band = axis.collections[0].get_paths()[0].vertices
     assert band[:, 1].max() == pytest.approx((1.1 * DENSITY.density).max())
-    # Six decades below the peak: exp(-x^2) = 1e-6 at x = 3.7.
-    assert 3.6 < axis.get_xlim()[1] < 4.0
+    assert axis.get_ylim()[0] == pytest.approx(1e-5 * DENSITY.density.max())
+
+
+def test_spectra_of_unlike_reach_have_panels_of_their_own():
+    wide = DENSITY._replace(grid=20 * GRID, density=DENSITY.density / 20)
+    together = plots.spectrum({"a": DENSITY, "b": DENSITY})
+    assert len(together.axes) == 1 and len(together.legends) == 1
+    left, right = plots.spectrum({"narrow": DENSITY, "wide": wide}).axes
+    assert (left.get_title(), right.get_title()) == ("narrow", "wide")
+    np.testing.assert_array_equal(data(right), [[wide.grid, wide.density]])
+    assert left.get_xlim()[1] < 10 < right.get_xlim()[1]
 
 
 def test_training_has_a_panel_for_each_measure_and_skips_what_was_not_measured():
@@ -151,6 +160,8 @@ def test_training_has_a_panel_for_each_measure_and_skips_what_was_not_measured()
     assert (top.get_ylabel(), trace.get_ylabel()) == ("lambda max", "hessian trace")
     assert (top.get_yscale(), trace.get_yscale()) == ("linear", "log")
     assert top.get_xlabel() == "epoch"
+    (alone,) = plots.training({"sharpness": [1.0, 2.0]}, xlabel="step").axes
+    assert data(alone)[0].tolist() == [[1, 2], [1, 2]] and alone.get_xlabel() == "step"
 
 
 def test_measures_have_a_panel_each_and_bars():

@@ -53,6 +53,22 @@ class Path:
     def coefficients(self, t):
         return coefficients(t, len(self.points), self.curve)
 
+    def save(self, path):
+        """Write the control points to `path`, as `.npz`."""
+        arrays = {f"{i}.{j}": w for i, point in enumerate(self.points) for j, w in enumerate(point)}
+        with open(path, "wb") as file:  # NumPy would add a suffix to a path.
+            np.savez(file, curve=self.curve, points=len(self.points), **arrays)
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` has written."""
+        with np.load(path, allow_pickle=False) as file:
+            if "points" not in file or "curve" not in file:
+                raise ValueError(f"{path} is no file of `Path.save`. Received: {sorted(file)}")
+            count, weights = int(file["points"]), (len(file) - 2) // int(file["points"])
+            points = [[file[f"{i}.{j}"] for j in range(weights)] for i in range(count)]
+            return cls(points, str(file["curve"]))
+
 
 def straight(objective, other, bends=1, curve="bezier"):
     """The straight `Path` from the objective's weights to `other`, with `bends` points on it."""

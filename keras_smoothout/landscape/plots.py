@@ -15,38 +15,36 @@ from matplotlib import ticker
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from keras_smoothout.checks import check_choice
+from keras_smoothout.landscape.style import COLORS, STYLES, heights, legend, named, scale, tidy
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = [
-    {"color": color, "marker": marker, "linestyle": line, "markersize": 4}
-    for line in ("solid", "dashed", "dotted")
-    for color, marker in zip(COLORS, ("o", "s", "^", "D", "v", "P", "X"), strict=True)
-]
 DECADES = 5  # A density is drawn down to this many decades below the lowest peak.
 
 
 def spectrum(densities, path=None):
     """Spectral density on a log axis, with a band of one standard error.
 
+    Densities that reach ten times as far as others have a panel of their own each.
+
     Args:
         densities: A `Density`, or a dict from label to one.
         path: Where to write it; suffixes are added. Defaults to `None`.
     """
-    densities = _named(densities)
-    figure, (axis,) = _canvas(width=6.4)
-    floor = min(found.density.max() for found in densities.values()) * 10.0**-DECADES
-    for (label, found), style in zip(densities.items(), STYLES, strict=False):
-        axis.plot(found.grid, found.density, **style | {"marker": "", "label": label})
+    densities = named(densities)
+    peaks = [found.density.max() for found in densities.values()]
+    floor = min(peaks) * 10.0**-DECADES
+    reach = [np.abs(found.grid[found.density > floor]).max() for found in densities.values()]
+    apart = max(reach) > 10 * min(reach)
+    figure, axes = _canvas(len(densities) if apart else 1, sharey=True)
+    for i, ((label, found), style) in enumerate(zip(densities.items(), STYLES, strict=False)):
+        axis, color = axes[i if apart else 0], style["color"]
+        axis.plot(found.grid, found.density, color=color, linestyle=style["linestyle"], label=label)
         low = np.maximum(found.density - found.standard_error, floor)
         high = found.density + found.standard_error
-        axis.fill_between(found.grid, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    _tidy(axis, xlabel="eigenvalue", ylabel="density", yscale="log")
-    axis.set_ylim(bottom=floor)
-    reach = [np.abs(found.grid[found.density > floor]).max() for found in densities.values()]
-    if max(reach) > 10 * min(reach):
-        axis.set_xscale("symlog", linthresh=min(reach), linscale=2)
-    _legend(figure, axis, densities)
+        axis.fill_between(found.grid, low, high, color=color, alpha=0.2, linewidth=0)
+        tidy(axis, xlabel="eigenvalue", yscale="log", title=label if apart else "")
+    axes[0].set(ylabel="density", ylim=(floor, 3 * max(peaks)))
+    if not apart:
+        legend(figure, axes[0], densities)
     return _written(figure, path)
 
 
@@ -76,8 +74,8 @@ def interpolation(line, path=None, ends=("small batch", "large batch")):
         left.axvline(place, color="0.6", linewidth=1, zorder=0)
         left.text(place, 1.02, name, transform=left.get_xaxis_transform(), ha="center")
     left.plot(line.alphas, line.losses, **STYLES[0], label="loss")
-    _tidy(left, xlabel="alpha", ylabel="loss")
-    _scale(left, line.losses)
+    tidy(left, xlabel="alpha", ylabel="loss")
+    scale(left, line.losses)
     left.yaxis.label.set_color(COLORS[0])
     if np.isfinite(line.errors).any():
         right = left.twinx()
@@ -97,9 +95,9 @@ def contour(plane, path=None, names=(), quantity="loss"):
         names: Names of the models, written beside them. Defaults to none.
         quantity: `"loss"` or `"error"`. Defaults to `"loss"`.
     """
-    values, levels, log, labels = _heights(plane, quantity)
+    values, levels, log, labels = heights(plane, quantity)
     shape = np.ptp(plane.y) / np.ptp(plane.x)
-    limited = np.clip(shape, 0.4, 1.6)
+    limited = np.clip(shape, 0.55, 1.6)
     figure = Figure(figsize=(6.4, 4.6 * limited + 0.6), layout="compressed")
     axis = figure.subplots()
     norm = (LogNorm if log else Normalize)(levels[0], levels[-1])
@@ -129,9 +127,9 @@ def surface(plane, path=None, quantity="loss"):
         path: Where to write it; suffixes are added. Defaults to `None`.
         quantity: `"loss"` or `"error"`. Defaults to `"loss"`.
     """
-    values, levels, log, labels = _heights(plane, quantity)
-    figure = Figure(figsize=(6.4, 5.0))
-    axis = figure.add_axes((0.0, 0.04, 0.92, 1.0), projection="3d")
+    values, levels, log, labels = heights(plane, quantity)
+    figure = Figure(figsize=(6.8, 5.2))
+    axis = figure.add_axes((0.0, 0.06, 0.88, 1.0), projection="3d")
     z = (np.ma.log10(values) if log else values).filled(np.nan)
     x, y = np.meshgrid(plane.x, plane.y)
     axis.plot_surface(x, y, z, cmap="viridis", rcount=len(plane.y), ccount=len(plane.x))
@@ -148,26 +146,29 @@ def training(histories, path=None, xlabel="epoch"):
     """Sharpness, or whatever else was tracked, over a training: a panel for each measure.
 
     Args:
-        histories: From the label of a run to a dict from the name of a measure to its values: one
-            an epoch, or a pair (epochs, values). Where a value is NaN it was not measured.
+        histories: Dict from the name of a measure to its values, one an epoch or a pair (epochs,
+            values); where a value is NaN it was not measured. Or a dict from label to such a dict.
         path: Where to write it; suffixes are added. Defaults to `None`.
         xlabel: What the training is counted in. Defaults to `"epoch"`.
     """
-    histories = _named(histories)
+    if not all(isinstance(history, dict) for history in histories.values()):
+        histories = {"": histories}
+    histories = named(histories)
     names = list(dict.fromkeys(name for history in histories.values() for name in history))
     figure, axes = _canvas(len(names), width=5.0)
     for name, axis in zip(names, axes, strict=True):
         for (label, history), style in zip(histories.items(), STYLES, strict=False):
             values = history.get(name, ())
-            pair = values if isinstance(values, tuple) and len(values) == 2 else None
-            times, values = pair or (1 + np.arange(len(values)), values)
+            times = 1 + np.arange(len(values))
+            if len(values) == 2 and np.ndim(values[0]) == 1:
+                times, values = values
             values = np.asarray(values, "float64")
             there = np.isfinite(values)
             axis.plot(np.asarray(times)[there], values[there], **style, label=label)
-        _tidy(axis, xlabel=xlabel, ylabel=name.replace("_", " "))
-        _scale(axis, np.concatenate([line.get_ydata() for line in axis.lines]))
+        tidy(axis, xlabel=xlabel, ylabel=name.replace("_", " "))
+        scale(axis, np.concatenate([line.get_ydata() for line in axis.lines]))
         axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    _legend(figure, axes[0], histories)
+    legend(figure, axes[0], histories)
     return _written(figure, path)
 
 
@@ -179,7 +180,7 @@ def measures(tables, path=None, columns=4):
         path: Where to write it; suffixes are added. Defaults to `None`.
         columns: Number of panels in a row. Defaults to `4`.
     """
-    tables = _named(tables)
+    tables = named(tables)
     names = list(dict.fromkeys(row.measure for rows in tables.values() for row in rows))
     columns = min(columns, len(names))
     lines, height = math.ceil(len(names) / columns), 0.9 + 0.28 * len(tables)
@@ -190,9 +191,9 @@ def measures(tables, path=None, columns=4):
             axis, bar = axes[names.index(row.measure)], style | {"capsize": 3}
             axis.errorbar(row.value, place, xerr=row.standard_error, **bar)
     for axis, name in zip(axes, names, strict=False):
-        _tidy(axis, title=name.replace("_", " "))
+        tidy(axis, title=name.replace("_", " "))
         axis.xaxis.set_major_locator(ticker.MaxNLocator(4))
-        _scale(
+        scale(
             axis, np.array([r.value for v in tables.values() for r in v if r.measure == name]), "x"
         )
     axes[0].set_yticks(range(len(tables)), tables)
@@ -202,20 +203,9 @@ def measures(tables, path=None, columns=4):
     return _written(figure, path)
 
 
-def _named(results):
-    """`results` as a dict from label to result."""
-    results = results if isinstance(results, dict) else {"": results}
-    if not 0 < len(results) <= len(STYLES):
-        raise ValueError(
-            f"From 1 to {len(STYLES)} results can be told apart in one picture. "
-            f"Received: {len(results)}"
-        )
-    return results
-
-
 def _loss_and_error(results, xlabel, place):
     """A panel for the loss and, where there are any, one for errors; a line for each result."""
-    results = _named(results)
+    results = named(results)
     errors = any(np.isfinite(found.errors).any() for found in results.values())
     figure, axes = _canvas(2 if errors else 1)
     for (label, found), style in zip(results.items(), STYLES, strict=False):
@@ -223,51 +213,17 @@ def _loss_and_error(results, xlabel, place):
         axes[0].plot(place(found), found.losses, **style)
         if errors:
             axes[1].plot(place(found), 100 * found.errors, **style)
-    _tidy(axes[0], xlabel=xlabel, ylabel="loss")
-    _scale(axes[0], np.concatenate([found.losses for found in results.values()]))
+    tidy(axes[0], xlabel=xlabel, ylabel="loss")
+    scale(axes[0], np.concatenate([found.losses for found in results.values()]))
     if errors:
-        _tidy(axes[1], xlabel=xlabel, ylabel="error (%)", ylim=(0, None))
-    _legend(figure, axes[0], results)
+        tidy(axes[1], xlabel=xlabel, ylabel="error (%)", ylim=(0, None))
+    legend(figure, axes[0], results)
     return figure
 
 
-def _heights(plane, quantity):
-    """Values to draw, masked where not finite; contour levels; whether by logarithm; labels."""
-    check_choice("quantity", quantity, ("loss", "error"))
-    values = plane.losses if quantity == "loss" else 100 * plane.errors
-    if not np.isfinite(values).any():
-        raise ValueError(f"There must be a finite {quantity} to draw. Received: {values!r}")
-    values = np.ma.masked_invalid(values)
-    low, high = values.min(), values.max()
-    log = low > 0 and high > 10 * low
-    levels = (np.geomspace if log else np.linspace)(low, high if high > low else low + 1.0, 17)
-    step = "step along" if len(plane.points) < 2 else "distance along"
-    labels = {"xlabel": f"{step} the first direction", "ylabel": f"{step} the second direction"}
-    return values, levels, log, labels | {"zlabel": "loss" if quantity == "loss" else "error (%)"}
-
-
-def _canvas(columns=1, width=5.2, height=4.0):
+def _canvas(columns=1, width=5.2, height=4.0, **options):
     figure = Figure(figsize=(width * columns, height), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _tidy(axis, **labels):
-    axis.set(**labels)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _scale(axis, values, letter="y"):
-    """Have a log scale where finite, positive `values` span more than 30 to 1."""
-    values = values[np.isfinite(values)]
-    if values.size and values.min() > 0 and values.max() > 30 * values.min():
-        axis.set(**{f"{letter}scale": "log"})
-
-
-def _legend(figure, axis, results):
-    """One legend for all axes, beside them, unless there is but one result without a label."""
-    if list(results) != [""]:
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure, figure.subplots(1, columns, squeeze=False, **options)[0]
 
 
 def _written(figure, path):
