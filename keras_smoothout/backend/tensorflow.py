@@ -1,5 +1,7 @@
 """TensorFlow: gradient tape, loops, replicas, and the train step over live variables."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 
@@ -44,9 +46,32 @@ def hessian_product(function, weights, vector):
     """
 
     def gradient(weights):
-        return value_and_grad(lambda weights: (function(weights), None))(weights)[1]
+        with _twice_differentiable_moments():
+            return value_and_grad(lambda weights: (function(weights), None))(weights)[1]
 
     return linearize(gradient, weights)[2](vector)
+
+
+@contextlib.contextmanager
+def _twice_differentiable_moments():
+    """Have `tf.nn.moments`, and normalization layers by it, derive the variance by the mean, too.
+
+    TensorFlow's own stops that gradient. It is zero, but its derivative is not.
+    """
+
+    def moments(x, axes, shift=None, keepdims=False, name=None):
+        wide = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+        mean = tf.reduce_mean(wide, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(wide - mean), axes, keepdims=keepdims)
+        mean = mean if keepdims else tf.squeeze(mean, axes)
+        return tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
+
+    kept = tf.nn.moments
+    try:
+        tf.nn.moments = moments
+        yield
+    finally:
+        tf.nn.moments = kept
 
 
 def linearize(function, weights):
@@ -69,7 +94,8 @@ def linearize(function, weights):
             pulled = pullback(zeros)
         return _gradient(second, pulled, zeros, vector)
 
-    return outputs, pushforward, pullback
+    # A copy: Keras' softmax marks its output with the logits, which losses would take instead.
+    return tf.nest.map_structure(tf.identity, outputs), pushforward, pullback
 
 
 def _gradient(tape, targets, sources, cotangents):
