@@ -10,6 +10,7 @@ from keras_smoothout.lamb import LAMB
 from keras_smoothout.lars import LARS
 from keras_smoothout.lookahead import Lookahead
 from keras_smoothout.model import Model, TrainStep, wrap
+from keras_smoothout.nudged_sgd import NudgedSGD
 from keras_smoothout.partially_adaptive import PartiallyAdaptive
 from keras_smoothout.recalibrate import recalibrate
 from keras_smoothout.sam import SAM
@@ -25,11 +26,13 @@ __all__ = [
     "LARS",
     "SAM",
     "AdaSmoothOut",
+    "CurvatureLearningRate",
     "DistanceFromInit",
     "Evaluation",
     "GhostBatchNormalization",
     "Lookahead",
     "Model",
+    "NudgedSGD",
     "PartiallyAdaptive",
     "SmoothOut",
     "Step",
@@ -42,3 +45,12 @@ __all__ = [
     "schedules",
     "wrap",
 ]
+
+
+def __getattr__(name):
+    if name != "CurvatureLearningRate":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Only here, since it needs SciPy, which the rest does without.
+    from keras_smoothout.curvature_learning_rate import CurvatureLearningRate
+
+    return CurvatureLearningRate

@@ -56,17 +56,47 @@ def recalibrate(model, data, batch_size=500):
     check_count("batch_size", batch_size)
     if not hasattr(data, "shape") and not isinstance(data, Iterable):
         raise ValueError(f"`data` must be an array or batches. {received('data', data)}")
-    variables = [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
+    variables = statistics(norms)
+    weights = [backend.read(v) for v in model.trainable_variables]
     state = [backend.read(v) for v in model.non_trainable_variables]
-    total, seen = [ops.zeros_like(backend.read(v)) for v in variables], 0
-    for x in inputs_of(data, batch_size):
-        mapping = zip(model.non_trainable_variables, state, strict=True)
-        with recent_statistics(norms), keras.StatelessScope(mapping) as scope:
+    found = merged(batch_statistics(model), weights, state, inputs_of(data, batch_size))
+    for variable, value in zip(variables, found, strict=True):
+        variable.assign(value)
+
+
+def statistics(norms):
+    """Variables of the layers `norms` that hold their moving statistics: mean, variance, ..."""
+    return [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
+
+
+def batch_statistics(model):
+    """Mean, variance, ... of one batch in each BatchNormalization, as a pure function.
+
+    Returns a function of the weights, the non-trainable state and the inputs of a batch.
+    """
+    norms = batch_norms(model)
+
+    def of_batch(weights, state, x):
+        held = [
+            *zip(model.trainable_variables, weights, strict=True),
+            *zip(model.non_trainable_variables, state, strict=True),
+        ]
+        with recent_statistics(norms), keras.StatelessScope(held) as scope:
             model(x, training=False)
-        found = [scope.get_current_value(v) for v in variables]
+        return [scope.get_current_value(v) for v in statistics(norms)]
+
+    return of_batch
+
+
+def merged(of_batch, weights, state, inputs):
+    """Means and variances over all batches of `inputs`, from those of each of them."""
+    total, seen = None, 0
+    for x in inputs:
+        found = of_batch(weights, state, x)
+        total = total or [ops.zeros_like(value) for value in found]
         count = keras.tree.flatten(x)[0].shape[0]
         seen += count
-        for i in range(0, len(found), 2):  # Means and variances of what was seen, merged.
+        for i in range(0, len(found), 2):
             share, shift = count / seen, found[i] - total[i]
             total[i] = total[i] + share * shift
             spread = found[i + 1] - total[i + 1] + (1 - share) * ops.square(shift)
@@ -78,8 +108,7 @@ def recalibrate(model, data, batch_size=500):
             "`data` must be finite, and so must be what the model makes of it. Received: inputs "
             "that lead to moving statistics that are not finite; the model is left as it was"
         )
-    for variable, value in zip(variables, total, strict=True):
-        variable.assign(value)
+    return total
 
 
 def inputs_of(data, batch_size):

@@ -6,6 +6,7 @@ inside, takes its learning rate. A new method is a new row.
 """
 
 import keras
+import numpy as np
 from keras import layers
 
 import keras_smoothout as ks
@@ -38,7 +39,30 @@ METHODS = {
     ),
     "sam_smoothout": lambda inner, s=1.0: ks.SAM(ks.SmoothOut(inner, radius=0.05 * s), rho=0.1 * s),
 }
+
+
+@keras.saving.register_keras_serializable("contract")
+class Nudged(ks.NudgedSGD):
+    """NudgedSGD with two directions from the start, drawn at random."""
+
+    def build(self, variables):
+        super().build(variables)
+        shapes = [v.shape for v in self._trainable_variables]
+        ends = np.cumsum([np.prod(s, dtype=int) for s in shapes])
+        drawn = np.random.default_rng(0).normal(size=(ends[-1], self.directions))
+        self.set_directions(
+            [
+                [a.reshape(s) for a, s in zip(np.split(d, ends[:-1]), shapes, strict=True)]
+                for d in np.linalg.qr(drawn).Q.T
+            ]
+        )
+
+
 BASES = {
+    # Around SGD, but it moves the weights by more than the inner update.
+    "nudged_sgd": lambda rate, **options: Nudged(
+        keras.optimizers.SGD(rate, momentum=0.9, **options), factor=3.0, directions=2
+    ),
     "lars": lambda rate, **options: ks.LARS(rate, trust_coefficient=0.1, decay=0.01, **options),
     "lamb": lambda rate, **options: ks.LAMB(rate, decay=0.01, **options),
     "partially_adaptive": lambda rate, **options: ks.PartiallyAdaptive(

@@ -16,7 +16,10 @@ else:
 TrainStep = _backend.TrainStep
 all_reduce_sum = _backend.all_reduce_sum
 assign_if = _backend.assign_if
+compiled = _backend.compiled
 fused = _backend.fused
+hessian_product = _backend.hessian_product
+linearize = _backend.linearize
 read = _backend.read
 replica = _backend.replica
 scan = _backend.scan

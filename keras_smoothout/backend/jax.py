@@ -26,6 +26,45 @@ def value_and_grad(function):
     return call
 
 
+def compiled(function):
+    """Compile `function` of nested tensors, once for each set of shapes."""
+    return jax.jit(function)
+
+
+def hessian_product(function, weights, vector):
+    """Hessian of the scalar `function(weights)` times `vector`: a list of tensors.
+
+    Forward over reverse; reverse over reverse where an operation has no forward rule.
+    """
+    gradient = jax.grad(function)
+    try:
+        return jax.jvp(gradient, (weights,), (vector,))[1]
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        return jax.vjp(gradient, weights)[1](vector)[0]
+
+
+def linearize(function, weights):
+    """Return `function(weights)`, `pushforward` and `pullback`: products with its Jacobian.
+
+    `pushforward` takes a list like `weights` to outputs, `pullback` outputs to a list like
+    `weights`.
+    """
+    outputs, transposed = jax.vjp(function, weights)
+
+    def pushforward(vector):
+        try:
+            return jax.jvp(function, (weights,), (vector,))[1]
+        except TypeError as error:
+            if "custom_vjp" not in str(error):
+                raise
+            zeros = jax.tree.map(jax.numpy.zeros_like, outputs)
+            return jax.vjp(lambda u: transposed(u)[0], zeros)[1](vector)[0]
+
+    return outputs, pushforward, lambda u: transposed(u)[0]
+
+
 def fused(function):
     """Return `function` as it is: XLA fuses the whole step."""
     return function

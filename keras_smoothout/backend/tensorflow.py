@@ -1,5 +1,7 @@
 """TensorFlow: gradient tape, loops, replicas, and the train step over live variables."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 
@@ -28,6 +30,79 @@ def value_and_grad(function):
         return (loss, aux), dense, [g is not None for g in grads]
 
     return call
+
+
+def compiled(function):
+    """Compile `function` of nested tensors, once for each set of shapes."""
+    return tf.function(function, autograph=False)
+
+
+def hessian_product(function, weights, vector):
+    """Hessian of the scalar `function(weights)` times `vector`: a list of tensors.
+
+    Reverse over reverse: `tf.autodiff.ForwardAccumulator` differentiates each backward operation
+    in reverse itself, so forward over reverse is no faster (ResNet-20 and MobileNetV2: equal within
+    5 %), takes two to three times as long to trace, and fails at the loops of recurrent layers.
+    """
+
+    def gradient(weights):
+        with _twice_differentiable_moments():
+            return value_and_grad(lambda weights: (function(weights), None))(weights)[1]
+
+    return linearize(gradient, weights)[2](vector)
+
+
+@contextlib.contextmanager
+def _twice_differentiable_moments():
+    """Have `tf.nn.moments`, and normalization layers by it, derive the variance by the mean, too.
+
+    TensorFlow's own stops that gradient. It is zero, but its derivative is not.
+    """
+
+    def moments(x, axes, shift=None, keepdims=False, name=None):
+        wide = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+        mean = tf.reduce_mean(wide, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(wide - mean), axes, keepdims=keepdims)
+        mean = mean if keepdims else tf.squeeze(mean, axes)
+        return tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
+
+    kept = tf.nn.moments
+    try:
+        tf.nn.moments = moments
+        yield
+    finally:
+        tf.nn.moments = kept
+
+
+def linearize(function, weights):
+    """Return `function(weights)`, `pushforward` and `pullback`: products with its Jacobian.
+
+    `pushforward` takes a list like `weights` to outputs, `pullback` outputs to a list like
+    `weights`. The former is the derivative of the latter, which is linear.
+    """
+    with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
+        tape.watch(weights)
+        outputs = function(weights)
+
+    def pullback(cotangents):
+        return _gradient(tape, outputs, weights, cotangents)
+
+    def pushforward(vector):
+        zeros = tf.nest.map_structure(tf.zeros_like, outputs)
+        with tf.GradientTape(watch_accessed_variables=False) as second:
+            second.watch(zeros)
+            pulled = pullback(zeros)
+        return _gradient(second, pulled, zeros, vector)
+
+    # A copy: Keras' softmax marks its output with the logits, which losses would take instead.
+    return tf.nest.map_structure(tf.identity, outputs), pushforward, pullback
+
+
+def _gradient(tape, targets, sources, cotangents):
+    grads = tape.gradient(
+        targets, sources, cotangents, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return tf.nest.map_structure(tf.convert_to_tensor, grads)
 
 
 def fused(function):

@@ -1,0 +1,88 @@
+"""A data set that can be gone through again and again, batch by batch: `Batches`."""
+
+import functools
+
+import keras
+import numpy as np
+from keras.utils import unpack_x_y_sample_weight
+
+
+class Batches:
+    """Batches `(x, y, sample_weight)` in the order of the data.
+
+    Args:
+        x: Array or nest of arrays; or, without `y`, batches: a `tf.data.Dataset`,
+            `keras.utils.PyDataset` or another iterable that starts anew each time.
+        y: Array or nest of arrays, or `None`.
+        sample_weight: Array or nest of arrays, or `None`.
+        batch_size: Number of examples in a batch, if `x` is an array.
+        dtype: Dtype of what is floating-point; all else keeps its own.
+    """
+
+    def __init__(self, x, y, sample_weight, batch_size, dtype):
+        self._dtype = dtype
+        if y is not None or _is_nest_of_arrays(x):
+            arrays = (x, y, sample_weight)
+            self._start = functools.partial(_slices, arrays, batch_size)
+            lengths = {len(a) for a in keras.tree.flatten(arrays) if a is not None}
+            if len(lengths) > 1 or 0 in lengths:
+                raise ValueError(
+                    "`x`, `y` and `sample_weight` must have the same number of examples, at least "
+                    f"1. Received: lengths {sorted(lengths)}"
+                )
+            (self.examples,) = lengths
+            return
+        if sample_weight is not None:
+            raise ValueError(
+                "`sample_weight` goes with arrays; batches hold their own, (x, y, sample_weight)."
+            )
+        if isinstance(x, keras.utils.PyDataset):
+            self._start = lambda: (x[i] for i in range(x.num_batches))
+        elif hasattr(x, "__iter__") and iter(x) is not x:
+            self._start = lambda: iter(x)
+        else:
+            raise ValueError(
+                "`x` must be arrays, or batches that can be gone through more than once: a "
+                "`tf.data.Dataset`, a `keras.utils.PyDataset`, a list; not a generator. "
+                f"Received: x={x!r}"
+            )
+
+    @functools.cached_property
+    def examples(self):
+        """Number of examples; batches are gone through once to count them."""
+        return sum(map(count, self))
+
+    def __iter__(self):
+        empty = True
+        for batch in self._start():
+            empty = False
+            yield keras.tree.map_structure(self._standardize, unpack_x_y_sample_weight(batch))
+        if empty:
+            raise ValueError("The data must hold at least one batch. Received: none")
+
+    def _standardize(self, array):
+        if array is None:
+            return None
+        if not keras.ops.is_tensor(array):
+            array = np.asarray(array)
+        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(array.dtype)):
+            return keras.ops.cast(array, self._dtype)
+        return array
+
+
+def count(batch):
+    """Number of examples in one batch."""
+    return keras.tree.flatten(batch)[0].shape[0]
+
+
+def _is_nest_of_arrays(x):
+    return all(hasattr(a, "shape") for a in keras.tree.flatten(x)) and not (
+        isinstance(x, (list, tuple)) and all(isinstance(a, tuple) for a in x)
+    )
+
+
+def _slices(arrays, size):
+    length = len(keras.tree.flatten(arrays)[0])
+    for start in range(0, length, size):
+        rows = slice(start, start + size)
+        yield keras.tree.map_structure(lambda a, rows=rows: a if a is None else a[rows], arrays)

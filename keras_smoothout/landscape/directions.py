@@ -1,0 +1,106 @@
+"""Places and directions in weight space: lists of arrays, one for each trainable weight."""
+
+import keras
+import numpy as np
+
+EPSILON = 1e-10
+
+
+def weights_of(objective, other):
+    """Weights of `other`, a model or a list of arrays, checked against those of `objective`.
+
+    Raises:
+        ValueError: If they are not shaped as the weights of the objective's model.
+    """
+    values = other.trainable_variables if isinstance(other, keras.Model) else other
+    arrays = [keras.ops.convert_to_numpy(v) for v in values]
+    shapes, expected = [a.shape for a in arrays], [w.shape for w in objective.weights]
+    if shapes != expected:
+        raise ValueError(
+            "Both must have the same trainable weights, in the same order; build the second model "
+            f"by the same code as the objective's. Received: shapes {shapes} instead of {expected}"
+        )
+    return arrays
+
+
+def combine(factors, places):
+    """`sum_i factors[i] * places[i]`, summed in float64, in the dtypes of the first place."""
+
+    def mix(*arrays):
+        terms = [f * a.astype("float64") for f, a in zip(factors, arrays, strict=True) if f]
+        return np.asarray(sum(terms, np.zeros(arrays[0].shape)), arrays[0].dtype)
+
+    return [mix(*arrays) for arrays in zip(*places, strict=True)]
+
+
+def distance(first, second):
+    """Euclidean distance of two places, over all weights together."""
+    pairs = zip(first, second, strict=True)
+    return float(np.sqrt(sum(np.sum((a.astype("float64") - b) ** 2) for a, b in pairs)))
+
+
+def direction_of(objective, direction):
+    """`direction` as a list of float64 arrays: from such a list, or from one long vector.
+
+    Raises:
+        ValueError: If it is not shaped as the weights, or not finite.
+    """
+    shapes = [w.shape for w in objective.weights]
+    if isinstance(direction, np.ndarray) and direction.shape == (objective.size,):
+        ends = np.cumsum([w.size for w in objective.weights])[:-1]
+        pieces = np.split(direction, ends)
+        direction = [p.reshape(shape) for p, shape in zip(pieces, shapes, strict=True)]
+    arrays = [np.asarray(d, "float64") for d in direction]
+    if [a.shape for a in arrays] != shapes:
+        raise ValueError(
+            "A direction must be a list of arrays shaped as the weights, or a vector of "
+            f"{objective.size} numbers. Received: shapes {[a.shape for a in arrays]}"
+        )
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise ValueError("A direction must be finite. Received: NaN or infinity in it")
+    return arrays
+
+
+def filter_normalised(direction, weights, vectors=False):
+    """Give each filter of `direction` the norm of the same filter of `weights`.
+
+        d_f = d_f * ||w_f|| / (||d_f|| + 1e-10)
+
+    A loss that does not change when a filter is scaled and the next layer scaled back then looks as
+    steep before as after.
+
+    Args:
+        direction: List of arrays. Filters lie along the last axis, as in Keras kernels.
+        weights: List of arrays of the same shapes. Where a filter is all 0, so is the result.
+        vectors: Whether weights with fewer than two axes (biases, scales of normalizations) move
+            too, each element as a filter of its own. Defaults to `False`: there the result is 0.
+
+    Returns:
+        List of float64 arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_smoothout.landscape.directions import filter_normalised
+        >>> weights = [np.array([[3.0, 0.0], [4.0, 0.0]]), np.array([1.0, 1.0])]
+        >>> kernel, bias = filter_normalised([np.ones((2, 2)), np.ones(2)], weights)
+        >>> np.linalg.norm(kernel, axis=0).round(6), bias
+        (array([5., 0.]), array([0., 0.]))
+
+    Reference: Li et al., *Visualizing the Loss Landscape of Neural Nets*, NeurIPS 2018,
+        arXiv:1712.09913, Section 4.
+    """
+
+    def normalise(d, w):
+        d, w = np.asarray(d, "float64"), np.asarray(w, "float64")
+        if w.ndim < 2:
+            return d * np.abs(w) / (np.abs(d) + EPSILON) if vectors else np.zeros(w.shape)
+        norms = [np.linalg.norm(a.reshape(-1, a.shape[-1]), axis=0) for a in (w, d)]
+        return d * (norms[0] / (norms[1] + EPSILON))
+
+    return [normalise(d, w) for d, w in zip(direction, weights, strict=True)]
+
+
+def random_direction(weights, seed=0, vectors=False):
+    """Normal draw shaped as `weights`, filter-normalised: see `filter_normalised`."""
+    rng = np.random.default_rng(seed)
+    return filter_normalised([rng.normal(size=w.shape) for w in weights], weights, vectors)

@@ -1,0 +1,254 @@
+"""The mean loss of a model over a data set as a function of its weights: `Objective`."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_smoothout import backend
+from keras_smoothout.checks import check_choice, check_count
+from keras_smoothout.landscape.criterion import loss_of, mistakes_of
+from keras_smoothout.landscape.data import Batches, count
+from keras_smoothout.recalibrate import batch_norms, recent_statistics
+from keras_smoothout.weights import add
+
+BATCH_NORMS = ("evaluation", "training")
+
+
+class Objective:
+    """Mean loss of a model over a data set as a function of its weights; the model never changes.
+
+        loss(w) = sum over batches b of n_b * loss_b(w) / sum over b of n_b
+
+    `loss_b` is the mean over the `n_b` examples of a batch, regularizers and `add_loss` included.
+    All methods are pure functions of the weights that they are given: nothing is assigned, so an
+    error or an interrupt has nothing to restore. Dropout and other noise are off. Each method is
+    compiled once, at its first call, and holds one batch in memory at a time.
+
+    Args:
+        model: A built `keras.Model`. What is computed in float16 here has no loss scaling.
+        x: Array of inputs, or a nest of arrays. Or, without `y`, batches that can be gone through
+            more than once: a `tf.data.Dataset`, `keras.utils.PyDataset` or a list, of `x`, `(x, y)`
+            or `(x, y, sample_weight)`.
+        y: Targets, array or nest of arrays.
+        sample_weight: Weights of the examples. As in Keras, the loss is divided by the number of
+            examples, not by the sum of their weights.
+        batch_size: Number of examples in a batch, if `x` is an array. Defaults to `500`.
+        batch_norm: What BatchNormalization normalizes by: `"evaluation"`, the moving statistics in
+            `state`, or `"training"`, the statistics of each batch, where layers are not frozen. The
+            latter makes the loss depend on how the data is cut into batches. Defaults to
+            `"evaluation"`.
+        loss: Keras loss, its name, or `None` for the compiled one. Defaults to `None`.
+        progress: Whether to show a progress bar that counts batches. Defaults to `False`.
+
+    Attributes:
+        weights: List of arrays, the model's trainable weights when this was made.
+        state: List of arrays, its non-trainable variables then, moving statistics among them. Every
+            method uses them; assign others to look at other statistics.
+        size: Number of trainable parameters.
+        examples: Number of examples.
+
+    Raises:
+        ValueError: If the model is not built, has no trainable weights or no loss; if the loss
+            is not a mean; if the data is empty, of unequal lengths, or can be read only once.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_smoothout.landscape import Objective
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> model.compile(loss="mse")
+        >>> objective = Objective(model, np.array([[1.0], [3.0]]), np.array([[2.0], [6.0]]))
+        >>> objective.loss([np.array([[1.0]])])  # Mean of (1 - 2)**2 and (3 - 6)**2.
+        5.0
+        >>> float(objective.hvp(objective.weights, [np.array([[1.0]])])[0][0, 0])
+        10.0
+    """
+
+    def __init__(
+        self,
+        model,
+        x,
+        y=None,
+        sample_weight=None,
+        *,
+        batch_size=500,
+        batch_norm="evaluation",
+        loss=None,
+        progress=False,
+    ):
+        check_count("batch_size", batch_size)
+        check_choice("batch_norm", batch_norm, BATCH_NORMS)
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(
+                "`model` must be a built `keras.Model`: call it on a batch first. "
+                f"Received: model={model}"
+            )
+        if not model.trainable_variables:
+            raise ValueError("`model` must have trainable weights. Received: none")
+        self.model = model
+        self.batch_norm = batch_norm
+        self._loss_of = loss_of(model, loss)
+        self._mistakes_of = mistakes_of(model.loss if loss is None else loss)
+        self._data = Batches(x, y, sample_weight, batch_size, model.variable_dtype)
+        self._bar = keras.utils.Progbar(None, unit_name="batch") if progress else None
+        self._dtype = "float64" if model.variable_dtype == "float64" else "float32"
+        self._functions = {}
+        self.weights = [np.array(ops.convert_to_numpy(v)) for v in model.trainable_variables]
+        self.state = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
+        self.size = sum(w.size for w in self.weights)
+        if loss is None:
+            model._symbolic_build(data_batch=next(self.batches()))
+
+    @property
+    def examples(self):
+        """Number of examples in the data set."""
+        return self._data.examples
+
+    def batches(self):
+        """Iterate over the batches: tuples `(x, y, sample_weight)`."""
+        for batch in self._data:
+            yield batch
+            if self._bar is not None:
+                self._bar.add(1)
+
+    def loss(self, weights):
+        """Mean loss at `weights`, a float."""
+        (loss,) = self._mean(self._loss, 1, (), weights)
+        return float(loss)
+
+    def evaluate(self, weights):
+        """Mean loss and error at `weights`, two floats.
+
+        The error is the share of wrong predictions if there is a single output and the loss is one
+        of Keras' cross-entropies, focal cross-entropies or the categorical hinge; else it is nan.
+        """
+        loss, error = self._mean(self._loss_and_error, 2, (), weights)
+        return float(loss), float(error)
+
+    def loss_and_gradient(self, weights, batch=None):
+        """Mean loss at `weights` and its gradient, over the data or one of its `batches()`."""
+        loss, *gradient = self._mean(self._gradient, 1, self.weights, weights, batch=batch)
+        return float(loss), gradient
+
+    def hvp(self, weights, vector, batch=None):
+        """Hessian of the mean loss at `weights` times `vector`: a list like `weights`."""
+        return self._mean(self._hessian, 0, self.weights, weights, vector, batch=batch)
+
+    def gauss_newton_product(self, weights, vector, batch=None):
+        """Generalized Gauss-Newton matrix at `weights` times `vector`: a list like `weights`.
+
+            G = mean over examples of J' H J + Hessian of the model's own losses
+
+        `J` is the Jacobian of the model's outputs, `H` the Hessian of the loss with respect to
+        them. Losses that the model adds itself, by regularizers of weights or activities or by
+        `add_loss`, enter with their full Hessian: `G` differs from the Hessian of the objective in
+        the term with second derivatives of the outputs and in nothing else. With logits as outputs
+        (`from_logits=True`) and a cross-entropy, `G` is the Fisher matrix; where the softmax is
+        part of the model, it is not.
+        """
+        return self._mean(self._gauss_newton, 0, self.weights, weights, vector, batch=batch)
+
+    def flatten(self, arrays):
+        """One float64 vector of all numbers in `arrays`, a list like `weights`."""
+        return np.concatenate([np.ravel(np.asarray(a)).astype("float64") for a in arrays])
+
+    def unflatten(self, vector):
+        """List like `weights`, in their shapes and dtypes, of the numbers in `vector`."""
+        vector = np.asarray(vector)
+        if vector.shape != (self.size,):
+            raise ValueError(
+                f"`vector` must have the shape ({self.size},). Received: shape {vector.shape}"
+            )
+        ends = np.cumsum([w.size for w in self.weights])
+        parts = np.split(vector, ends[:-1])
+        pairs = zip(parts, self.weights, strict=True)
+        return [np.reshape(p, w.shape).astype(w.dtype) for p, w in pairs]
+
+    def tensors(self, arrays):
+        """Tensors of `arrays`, a list like `weights`, in the dtypes of `weights`."""
+        shapes = [tuple(np.shape(a)) for a in arrays]
+        expected = [w.shape for w in self.weights]
+        if shapes != expected:
+            raise ValueError(
+                f"Weights and vectors must be lists of arrays of shapes {expected}. "
+                f"Received: shapes {shapes}"
+            )
+        pairs = zip(arrays, self.weights, strict=True)
+        return [ops.convert_to_tensor(a, dtype=str(w.dtype)) for a, w in pairs]
+
+    def _mean(self, function, scalars, like, *points, batch=None):
+        """Mean of `function(*points, state, batch)`, `scalars` scalars and arrays like `like`."""
+        points = [self.tensors(p) for p in points]
+        state = [ops.convert_to_tensor(s) for s in self.state]
+        total = [np.zeros((), self._dtype)] * scalars + [np.zeros_like(a) for a in like]
+        add, seen = self._adding(function), 0
+        for data in self.batches() if batch is None else [batch]:
+            total = add(total, np.float32(count(data)), *points, state, data)
+            seen += count(data)
+        return [t / t.dtype.type(seen) for t in map(ops.convert_to_numpy, total)]
+
+    def _adding(self, function):
+        """`(total, factor, ...) -> total + factor * function(...)`, compiled once."""
+
+        def accumulate(total, factor, *given):
+            pairs = zip(total, function(*given), strict=True)
+            return [t + ops.cast(factor, t.dtype) * ops.cast(new, t.dtype) for t, new in pairs]
+
+        return self._functions.setdefault(function.__name__, backend.compiled(accumulate))
+
+    def _pass(self, weights, state, data, outputs=None):
+        """The model's outputs, unless given; its loss on them; the list of its own losses."""
+        x, y, sample_weight = data
+        model = self.model
+        mapping = [
+            *zip(model.trainable_variables, weights, strict=True),
+            *zip(model.non_trainable_variables, state, strict=True),
+        ]
+        with contextlib.ExitStack() as stack:
+            if self.batch_norm == "training":
+                stack.enter_context(recent_statistics(batch_norms(model)))
+            stack.enter_context(
+                keras.StatelessScope(mapping, collect_losses=True, initialize_variables=False)
+            )
+            if outputs is None:
+                outputs = model(x, training=False)
+            return outputs, self._loss_of(x, y, outputs, sample_weight), model.losses
+
+    def _loss(self, *given):
+        return [self._pass(*given)[1]]
+
+    def _loss_and_error(self, weights, state, data):
+        outputs, loss, _ = self._pass(weights, state, data)
+        if self._mistakes_of is None:
+            return [loss, np.nan]
+        return [loss, ops.mean(ops.cast(self._mistakes_of(data[1], outputs), "float32"))]
+
+    def _gradient(self, weights, *given):
+        differentiate = backend.value_and_grad(lambda w: (self._pass(w, *given)[1], None))
+        (loss, _), gradient, _ = differentiate(weights)
+        return [loss, *gradient]
+
+    def _hessian(self, weights, vector, *given):
+        return backend.hessian_product(lambda w: self._pass(w, *given)[1], weights, vector)
+
+    def _gauss_newton(self, weights, vector, *given):
+        structure = []
+
+        def outputs_at(weights):
+            structure[:] = [self._pass(weights, *given)[0]]
+            return keras.tree.flatten(structure[0])
+
+        def loss_on(outputs):
+            outputs = keras.tree.pack_sequence_as(structure[0], outputs)
+            return self._pass(weights, *given, outputs)[1]
+
+        outputs, pushforward, pullback = backend.linearize(outputs_at, weights)
+        curved = backend.hessian_product(loss_on, outputs, pushforward(vector))
+        product = pullback(curved)
+        if not self._pass(weights, *given)[2]:
+            return product
+        own = backend.hessian_product(
+            lambda w: sum(map(ops.sum, self._pass(w, *given)[2])), weights, vector
+        )
+        return add(product, 1.0, own)

@@ -1,0 +1,68 @@
+"""Loss and error at many points of weight space, with BatchNormalization's statistics at each."""
+
+import keras
+import numpy as np
+
+from keras_smoothout import backend
+from keras_smoothout.recalibrate import (
+    batch_norms,
+    batch_statistics,
+    inputs_of,
+    merged,
+    statistics,
+)
+
+BATCH_SIZE = 500  # Of inputs to recalibrate on that are one array.
+
+
+def evaluate_at(objective, points, count, recalibrate_on=None, progress=False):
+    """Losses and errors, two arrays of `count` numbers, at each of `points`. Nothing is changed.
+
+    BatchNormalization's moving statistics belong to the weights they were counted at. Near one
+    model they may be held; between models they would be wrong everywhere, and what looks like a
+    barrier may be nothing else. Counting them again is right where they would be counted again
+    before the weights are used. Nothing is counted with `Objective(batch_norm="training")`, where
+    each batch has its own statistics: the same, if one batch holds all of the data.
+
+    Args:
+        objective: An `Objective`.
+        points: Iterable of lists of weights; one is held at a time.
+        count: Number of points.
+        recalibrate_on: Inputs that moving statistics are counted on at each point: an array or an
+            iterable of batches, as `keras_smoothout.recalibrate` takes them; training data, also
+            where the objective's are test data. `"own"` for the objective's own, `None` to hold
+            the statistics. Defaults to `None`.
+        progress: Whether to show a progress bar. Defaults to `False`.
+
+    Raises:
+        ValueError: If `recalibrate_on` is none of these, or can be gone through only once.
+
+    Cost: a pass over the examples for each point, and another over those of `recalibrate_on`.
+    """
+    own = isinstance(recalibrate_on, str)
+    if own and recalibrate_on != "own":
+        raise ValueError(
+            '`recalibrate_on` must be inputs, `"own"` or `None`. '
+            f"Received: recalibrate_on={recalibrate_on!r}"
+        )
+    model, held = objective.model, objective.state
+    moving = {id(v): i for i, v in enumerate(statistics(batch_norms(model)))}
+    wanted = recalibrate_on is not None and objective.batch_norm == "evaluation" and moving
+    of_batch = backend.compiled(batch_statistics(model)) if wanted else None
+    bar = keras.utils.Progbar(count, unit_name="point") if progress else None
+    found = np.empty((2, count))
+    try:
+        for i, weights in enumerate(points):
+            if wanted:
+                data = objective.batches() if own else recalibrate_on
+                counted = merged(of_batch, weights, held, inputs_of(data, BATCH_SIZE))
+                objective.state = [
+                    keras.ops.convert_to_numpy(counted[moving[id(v)]]) if id(v) in moving else value
+                    for v, value in zip(model.non_trainable_variables, held, strict=True)
+                ]
+            found[:, i] = objective.evaluate(weights)
+            if bar is not None:
+                bar.update(i + 1)
+    finally:
+        objective.state = held
+    return found
