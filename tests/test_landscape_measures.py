@@ -152,7 +152,7 @@ def test_the_table_of_all_measures(net, objective, capsys):
     assert all(np.isfinite(row.value) and not row.note for row in rows)
     assert all(row.losses + row.gradients + row.products > 0 for row in rows[:-2])
     assert_equal(before, [v.numpy() for v in net.variables])
-    assert capsys.readouterr().out.count("\n") == len(rows)
+    assert capsys.readouterr().out.count("\n") == len(rows) + 1
     text = table(rows)
     assert text.count("\n") == len(rows)
     assert len({len(line) for line in text.splitlines()}) == 1

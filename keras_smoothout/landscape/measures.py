@@ -53,8 +53,12 @@ def gradient_norm(objective):
 
 
 def eigenvalue(objective, which="top", seed=0):
-    """Largest (`which="top"`) or smallest (`"bottom"`) eigenvalue of the Hessian."""
-    return Estimate(float(eigenpairs(hessian(objective), 1, which, seed=seed).values[0]))
+    """Largest (`which="top"`) or smallest (`"bottom"`) eigenvalue of the Hessian.
+
+    Wrong by at most a thousandth of the largest in magnitude, by far less if it stands alone.
+    """
+    pairs = eigenpairs(hessian(objective), 1, which, tolerance=1e-3, seed=seed)
+    return Estimate(float(pairs.values[0]))
 
 
 def distance_from_init(objective, start):
@@ -139,6 +143,8 @@ def measures(objective, names=None, start=None, seed=0, progress=False):
     if not np.isfinite(loss := objective.loss(objective.weights)):
         raise ValueError(f"The loss must be finite at the weights. Received: loss={loss}")
     rows = []
+    if progress:
+        print(HEADER, flush=True)
     for name, function in chosen.items():
         counted, began = _Counted(objective), time.perf_counter()
         value, error, note = np.nan, np.nan, ""

@@ -1,0 +1,227 @@
+"""Measures how flat the minimum of a trained model is: a table, and pictures.
+
+Examples:
+  # A run of train.py knows its data.
+  python -m keras_smoothout.landscape runs/digits-f1-sgd --out=flatness
+
+  # Two models, a small batch's and a large one's, and the straight line between them.
+  python -m keras_smoothout.landscape small.keras --compare=large.keras --dataset=cifar10
+      --out=flatness
+
+  # Data of one's own, x and y; a few measures and no pictures.
+  python -m keras_smoothout.landscape model.keras --dataset=data.npz --out=flatness
+      --measures=lambda_max,sam_sharpness --nopictures
+
+DIR then holds measures.csv, with standard errors and costs, and each picture as PNG and SVG: the
+density of the Hessian's spectrum, a random line and plane, and with --compare the measures side by
+side and the lines between the models. The models themselves are only read.
+"""
+
+import argparse
+import csv
+import pathlib
+import sys
+import warnings
+
+import keras
+import numpy as np
+
+from keras_smoothout.landscape import datasets
+from keras_smoothout.landscape.hessian import hessian
+from keras_smoothout.landscape.measures import FROM_START, MEASURES, Measured, measures, table
+from keras_smoothout.landscape.objective import BATCH_NORMS, Objective
+from keras_smoothout.landscape.spectrum import density
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with one line, whatever is wrong."""
+
+    def error(self, message):
+        self.exit(2, f"{message}. See python -m keras_smoothout.landscape --help\n")
+
+
+def arguments(argv):
+    summary, _, rest = __doc__.partition("\n\n")
+    parser = Parser(
+        prog="python -m keras_smoothout.landscape",
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", type=pathlib.Path, help="a .keras file, or a workdir of train.py")
+    add("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder to write to")
+    add("--dataset", help="digits, a name of tensorflow-datasets, or an .npz file with x and y")
+    add("--data_dir", help="folder of prepared tensorflow-datasets")
+    add("--split", help="split to measure on (default: train)")
+    add("--examples", type=int, default=1000, help="use the first so many; 0 for all (1000)")
+    add("--batch_size", type=int, default=500, help="examples in memory at a time (500)")
+    add(
+        "--batch_norm", choices=BATCH_NORMS, default="evaluation", help="statistics to normalize by"
+    )
+    add(
+        "--compare",
+        type=pathlib.Path,
+        action="append",
+        default=[],
+        metavar="OTHER",
+        help="another model, a file or a workdir; more than once for more models",
+    )
+    add(
+        "--start",
+        type=pathlib.Path,
+        help="the model before training, for the measures that need it",
+    )
+    add("--loss", help="name of a Keras loss, for a model that was saved without")
+    add("--measures", help=f"some of {','.join([*MEASURES, *FROM_START])} (default: all)")
+    add("--grid", type=int, default=21, help="points along each side of the plane (21)")
+    add("--seed", type=int, default=0, help="of all random draws (0)")
+    add("--nopictures", dest="pictures", action="store_false", help="only the table")
+    options = parser.parse_args(argv)
+    for name, least in (("examples", 0), ("batch_size", 1), ("grid", 2)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be at least {least}")
+    return options
+
+
+def flags(workdir):
+    """The flags of the run of `train.py` in a folder."""
+    file = workdir / "flags.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return dict(line[2:].split("=", 1) for line in lines if "=" in line)
+
+
+def file_of(path):
+    """The file of a model: the path itself, or `model.keras` in a workdir."""
+    file = path / "model.keras" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"There is no model in {path}")
+    return file
+
+
+def labels_of(paths):
+    """Short names to tell models apart."""
+    names = [p.parent.name if p.name == "model.keras" else p.stem for p in map(file_of, paths)]
+    return names if len(set(names)) == len(names) else [str(p).replace("/", "_") for p in paths]
+
+
+def load_model(path):
+    file = file_of(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of the optimizer, which is not needed.
+            return keras.saving.load_model(file)
+    except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{file} cannot be loaded as a Keras model: {reason}") from error
+
+
+def examples(options, model):
+    """Inputs and targets, as the model's loss takes them."""
+    kept = flags(options.model) if options.model.is_dir() else {}
+    name = options.dataset or kept.get("dataset")
+    if not name:
+        raise ValueError("Pass --dataset: digits, a name of tensorflow-datasets, or an .npz file")
+    trained_on = kept.get("dataset"), kept.get("train_split", "train")
+    split = options.split or trained_on[1]
+    same = (name, split) == trained_on
+    drawn = int(kept["train_examples"]) if same and "train_examples" in kept else None
+    if "image_size" in kept and same:
+        raise ValueError("The run resized its images: save them as x and y of an .npz --dataset")
+    x, y = datasets.load(name, options.data_dir or kept.get("data_dir"), split, drawn)
+    count = options.examples or len(x)
+    x, y = x[:count], y[:count]
+    shape, given = getattr(model, "input_shape", None), x.shape
+    if isinstance(shape, tuple) and not (
+        len(shape) == len(given)
+        and all(n in (None, m) for n, m in zip(shape[1:], given[1:], strict=True))
+    ):
+        raise ValueError(f"The model takes inputs of {shape[1:]}, {name} has {given[1:]}")
+    return x, targets(y, model, options.loss)
+
+
+def targets(y, model, loss):
+    """Labels as the loss takes them: one-hot for `categorical_crossentropy` and its like."""
+    loss = keras.losses.get(loss or model.loss)
+    if loss is None:
+        raise ValueError("The model was saved without a loss: pass --loss")
+    kind = getattr(loss, "name", None) or loss.__name__
+    if "categorical" not in kind or y.ndim > 1:
+        return y
+    classes = model.output_shape[-1]
+    if not 0 <= y.min() <= y.max() < classes:
+        raise ValueError(f"The model knows {classes} classes, the labels go to {y.max()}")
+    return y if "sparse" in kind else keras.utils.to_categorical(y, classes)
+
+
+def write(path, found):
+    """A row for each model and measure."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", *Measured._fields])
+        writer.writerows([label, *row] for label, rows in found.items() for row in rows)
+
+
+def pictures(options, objectives, found):
+    """Spectrum, line and plane of each model; what tells them apart, if there are more."""
+    from keras_smoothout.landscape import plots, surface
+
+    out, seed, first = options.out, options.seed, next(iter(objectives))
+    print("\nDensity of the spectrum")
+    spectra = {n: density(hessian(o), min(60, o.size), seed=seed) for n, o in objectives.items()}
+    plots.spectrum(spectra, out / "spectrum")
+    lines = {}
+    for name, objective in objectives.items():
+        print(f"Line and plane around {name}")
+        lines[name] = surface.line(objective, seed=seed, progress=True)
+        grid = np.linspace(-1, 1, options.grid)
+        plane = surface.plane(objective, x=grid, seed=seed, progress=True)
+        plots.contour(plane, out / f"plane_{name}")
+        plots.surface(plane, out / f"surface_{name}")
+    plots.line(lines, out / "line")
+    if len(found) > 1:
+        plots.measures(found, out / "measures")
+    for name in list(objectives)[1:]:
+        print(f"Line from {first} to {name}")
+        try:
+            way = surface.interpolate(objectives[first], objectives[name].model, progress=True)
+        except ValueError as refusal:
+            print(f"Left out: {refusal}")
+        else:
+            plots.interpolation(way, out / f"from_{first}_to_{name}", (first, name))
+
+
+def run(options):
+    paths = [options.model, *options.compare]
+    labels, models = labels_of(paths), [load_model(path) for path in paths]
+    start = load_model(options.start) if options.start else None
+    names = options.measures.split(",") if options.measures else None
+    kept = {"batch_size": options.batch_size, "batch_norm": options.batch_norm}
+    data = examples(options, models[0])
+    options.out.mkdir(parents=True, exist_ok=True)
+    found, objectives = {}, {}
+    for label, model in zip(labels, models, strict=True):
+        objectives[label] = Objective(model, *data, loss=options.loss, **kept)
+        print(f"\n{label}: {objectives[label].size} weights, {len(data[0])} examples")
+        found[label] = measures(objectives[label], names, start, options.seed, progress=True)
+        write(options.out / "measures.csv", found)
+    if len(found) > 1:
+        print(f"\n{table(found)}")
+    if options.pictures:
+        pictures(options, objectives, found)
+
+
+def main(argv=None):
+    options = arguments(argv)
+    try:
+        run(options)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What was finished is in {options.out}.")
+        sys.exit(130)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(" ".join(str(error).split()))
+    print(f"\nWritten to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

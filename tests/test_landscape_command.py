@@ -1,0 +1,193 @@
+"""`python -m keras_smoothout.landscape`: what it writes, and the one line that it ends with."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from nets import LOSS, images
+
+from keras_smoothout.landscape import __main__ as command
+from keras_smoothout.landscape import datasets
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two models, a workdir that holds a third, and data, as files."""
+    folder = tmp_path_factory.mktemp("landscape")
+    for seed, name in enumerate(("small", "large")):
+        model = digits_net(seed)
+        model.compile(loss=LOSS)
+        model.save(folder / f"{name}.keras")
+    np.savez(folder / "data.npz", **dict(zip("xy", images(), strict=True)))
+    (folder / "run").mkdir()
+    model = digits_net(seed=1)
+    model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    model.save(folder / "run" / "model.keras")
+    (folder / "run" / "flags.txt").write_text("--dataset=digits\n--train_examples=40\n--resume\n")
+    return folder
+
+
+def digits_net(seed=0):
+    keras.utils.set_random_seed(seed)
+    net = [layers.BatchNormalization(), layers.Flatten(), layers.Dense(10)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *net])
+
+
+def run(folder, *arguments):
+    out = folder / f"out-{len(list(folder.iterdir()))}"
+    command.main([str(a) for a in (*arguments, f"--out={out}")])
+    return out
+
+
+def rows(out):
+    with open(out / "measures.csv", newline="") as file:
+        return {(r["model"], r["measure"]): r for r in csv.DictReader(file)}
+
+
+def test_two_models(folder, capsys):
+    out = run(
+        folder,
+        folder / "small.keras",
+        f"--compare={folder / 'large.keras'}",
+        f"--dataset={folder / 'data.npz'}",
+        f"--start={folder / 'small.keras'}",
+        "--measures=lambda_max,local_energy,distance_from_init",
+        "--grid=3",
+    )
+    found = rows(out)
+    assert [key[0] for key in found] == 3 * ["small"] + 3 * ["large"]
+    assert float(found["small", "distance_from_init"]["value"]) == 0
+    assert float(found["large", "distance_from_init"]["value"]) > 0
+    assert float(found["large", "lambda_max"]["products"]) > 0
+    pictures = ["from_small_to_large", "line", "measures", "plane_large", "plane_small", "spectrum"]
+    pictures += ["surface_large", "surface_small"]
+    assert sorted(p.name for p in out.glob("*.png")) == [f"{p}.png" for p in pictures]
+    assert len(list(out.glob("*.svg"))) == len(pictures)
+    printed = capsys.readouterr().out
+    assert "small:" in printed and "±" in printed and f"Written to {out}" in printed
+
+
+def test_a_workdir_knows_its_data(folder, capsys):
+    out = run(folder, folder / "run", "--measures=loss", "--nopictures")
+    assert "652 weights, 40 examples" in capsys.readouterr().out
+    x, y = datasets.load("digits", train_examples=40)
+    model = keras.saving.load_model(folder / "run" / "model.keras")
+    loss = float(model.evaluate(x, keras.utils.to_categorical(y, 10), verbose=0))
+    assert float(rows(out)["run", "loss"]["value"]) == pytest.approx(loss, rel=1e-5)
+    assert [p.name for p in out.iterdir()] == ["measures.csv"]
+
+
+def test_the_first_examples(folder, capsys):
+    run(folder, folder / "run", "--measures=loss", "--nopictures", "--examples=12")
+    assert "12 examples" in capsys.readouterr().out
+
+
+def test_pixels_are_those_of_training():
+    from training import data
+
+    source = data.load("digits", train_examples=100)
+    _, expected, labels = next(iter(source.train.batches(100)))
+    expected = (np.array(expected) - source.mean) / source.deviation
+    x, y = datasets.load("digits", train_examples=100)
+    np.testing.assert_allclose(x, expected, atol=1e-5)
+    np.testing.assert_array_equal(y, labels)
+    test_x, test_y = datasets.load("digits", split="test")
+    assert len(test_x) == len(test_y) == 360
+
+
+def test_other_layers_leave_out_the_line_between(folder, capsys):
+    wider = [layers.Flatten(), layers.Dense(4), layers.Dense(10)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *wider])
+    model.compile(loss=LOSS)
+    model.save(folder / "wider.keras")
+    out = run(
+        folder,
+        folder / "small.keras",
+        f"--compare={folder / 'wider.keras'}",
+        f"--dataset={folder / 'data.npz'}",
+        "--measures=loss",
+        "--grid=2",
+    )
+    assert "Left out: Both must have the same trainable weights" in capsys.readouterr().out
+    assert not list(out.glob("from*"))
+
+
+def test_an_interrupt_says_what_is_there(folder, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "pictures", interrupted)
+    with pytest.raises(SystemExit) as end:
+        run(folder, folder / "run", "--measures=loss")
+    assert end.value.code == 130
+    assert "Interrupted. What was finished is in" in capsys.readouterr().out
+
+
+def test_the_models_are_only_read(folder):
+    before = [(p, p.read_bytes()) for p in sorted(folder.glob("**/*.keras"))]
+    run(
+        folder,
+        folder / "small.keras",
+        f"--dataset={folder / 'data.npz'}",
+        "--measures=loss",
+        "--nopictures",
+    )
+    assert len(before) >= 3
+    assert all(path.read_bytes() == content for path, content in before)
+
+
+def test_labels_tell_models_apart(folder):
+    assert command.labels_of([folder / "run", folder / "small.keras"]) == ["run", "small"]
+    same = command.labels_of([folder / "run", folder / "run" / "model.keras"])
+    assert len(set(same)) == 2 and not any("/" in label for label in same)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{f}/small.keras"], "Pass --dataset"),
+        (["{f}/none.keras", "--dataset=digits"], "There is no model in"),
+        (["{f}", "--dataset=digits"], "There is no model in"),
+        (["{f}/data.npz", "--dataset=digits"], "cannot be loaded as a Keras model"),
+        (["{f}/run", "--dataset={f}/none.npz"], "must be an .npz file with arrays x and y"),
+        (["{f}/run", "--dataset={f}/bad.npz"], "must be an .npz file with arrays x and y"),
+        (["{f}/run", "--split=none"], "The splits of digits are train and test"),
+        (["{f}/wide.keras", "--dataset=digits"], "The model takes inputs of (3,), digits has"),
+        (["{f}/few.keras", "--dataset=digits"], "The model knows 4 classes, the labels go to 9"),
+        (["{f}/naked.keras", "--dataset=digits"], "saved without a loss: pass --loss"),
+        (["{f}/run", "--measures=hight"], "Received: hight"),
+        (["{f}/run", "--measures=pac_bayes_bound"], "need `start`"),
+        (["{f}/run", "--examples=-1"], "--examples must be at least 0"),
+        (["{f}/run", "--batch_norm=none"], "invalid choice"),
+        (["{f}/run", "--hight=3"], "unrecognized arguments"),
+        ([], "the following arguments are required"),
+    ],
+)
+def test_wrong_arguments_end_with_one_line(folder, arguments, words, capsys):
+    small = [keras.Input((3,)), layers.Dense(4)]
+    few = [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(4)]
+    for name, net in (("wide", small), ("few", few), ("naked", few)):
+        model = keras.Sequential(net)
+        if name != "naked":
+            model.compile(loss=LOSS)
+        model.save(folder / f"{name}.keras")
+    np.savez(folder / "bad.npz", x=np.zeros(2))
+    with pytest.raises(SystemExit) as end:
+        run(folder, *(a.format(f=folder) for a in arguments))
+    line = capsys.readouterr().err if end.value.code == 2 else end.value.code
+    assert words in line
+    assert line.strip().count("\n") == 0
+
+
+def test_an_unknown_data_set_is_told(folder):
+    with pytest.raises(SystemExit) as end:
+        run(folder, folder / "run", "--dataset=no_such_set")
+    assert "must be 'digits', an .npz file, or a name of" in end.value.code
+
+
+def test_a_data_set_that_is_not_there_is_told(folder, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        run(folder, folder / "run", "--dataset=mnist", f"--data_dir={tmp_path}")
+    assert "mnist is not prepared in" in end.value.code
