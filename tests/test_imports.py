@@ -22,6 +22,9 @@ OUTSIDE = {
     "tensorflow": ("backend/tensorflow.py",),
     "jax": ("backend/jax.py",),
     "matplotlib": ("landscape/plots.py",),
+    "scipy": tuple(file for file in FILES if file.startswith("landscape/")),
+    "sklearn": ("landscape/datasets.py",),
+    "tensorflow_datasets": ("landscape/datasets.py",),
 }
 
 
