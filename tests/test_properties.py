@@ -34,15 +34,17 @@ def examples(count):
 
 # Arguments.
 
-RIGHT = st.one_of(
-    st.floats(0, 1, width=32),
-    st.integers(0, 6),
-    st.booleans(),
-    st.sampled_from(["normal", "filter", "shared", "sqrt", (), ("bias",), ["bias"], (2, 3)]),
-    st.sampled_from([fading(0.5), schedules.WarmUp(fading(0.5), 3)]),
-)
+SCHEDULES = st.sampled_from([fading(0.5), schedules.WarmUp(fading(0.5), 3)])
+ALIKE = {  # What may stand in place of a default.
+    bool: st.booleans(),
+    int: st.integers(0, 6),
+    float: st.one_of(st.floats(0, 1, width=32), SCHEDULES),
+    str: st.sampled_from(["uniform", "normal", "absolute", "weight", "filter", "shared", "sqrt"]),
+    tuple: st.sampled_from([(), ("bias",), ["bias", "gamma"], (2, 3)]),
+    type(None): st.integers(1, 9),
+}
 ANY = st.one_of(
-    RIGHT,
+    *ALIKE.values(),
     st.floats(),
     st.integers(-(10**400), 10**400),
     st.none(),
@@ -52,27 +54,15 @@ ANY = st.one_of(
 )
 
 
-def around_sgd(cls):
-    return lambda **arguments: cls(keras.optimizers.SGD(0.1), **arguments)
-
-
-OBJECTS = {  # What makes one, and what it is made of but for the arguments that are drawn.
-    ks.SmoothOut: (around_sgd(ks.SmoothOut), {}),
-    ks.AdaSmoothOut: (around_sgd(ks.AdaSmoothOut), {}),
-    ks.SAM: (around_sgd(ks.SAM), {}),
-    ks.ASAM: (around_sgd(ks.ASAM), {}),
-    ks.Lookahead: (around_sgd(ks.Lookahead), {}),
-    ks.LARS: (ks.LARS, {}),
-    ks.LAMB: (ks.LAMB, {}),
-    ks.PartiallyAdaptive: (ks.PartiallyAdaptive, {}),
-    ks.GhostBatchNormalization: (
-        ks.GhostBatchNormalization,
-        {"momentum": 0.99, "epsilon": 0.001},
-    ),
-    schedules.ConstantRadius: (schedules.ConstantRadius, {"radius": 0.1}),
-    schedules.AnnealedRadius: (schedules.AnnealedRadius, {"radius": 0.1}),
-    schedules.TanhRadius: (schedules.TanhRadius, {"radius": 0.1, "total_steps": 9}),
-    schedules.WarmUp: (schedules.WarmUp, {"schedule": 0.1, "warmup_steps": 9}),
+WRAPPERS = (ks.SmoothOut, ks.AdaSmoothOut, ks.SAM, ks.ASAM, ks.Lookahead)
+OBJECTS = {  # And the arguments that they must have, or that Keras declares.
+    **dict.fromkeys(WRAPPERS, {}),
+    **dict.fromkeys([ks.LARS, ks.LAMB, ks.PartiallyAdaptive], {}),
+    ks.GhostBatchNormalization: {"momentum": 0.99, "epsilon": 0.001},
+    schedules.ConstantRadius: {"radius": 0.1},
+    schedules.AnnealedRadius: {"radius": 0.1},
+    schedules.TanhRadius: {"radius": 0.1, "total_steps": 9},
+    schedules.WarmUp: {"schedule": 0.1, "warmup_steps": 9},
 }
 FUNCTIONS = {
     scaling.linear_scaling: {"batch_size": 8, "base_batch_size": 4},
@@ -99,11 +89,21 @@ def declared(make):
     return {name: p.default for name, p in parameters.items() if name not in NOT_OURS}
 
 
-def drawn(make, needed, draw):
-    """Arguments for `make`, as they come: one to three of them are set."""
-    names = sorted(declared(make) | needed)
-    some = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
-    return needed | {name: draw(ANY) for name in some}
+def drawn(make, needed, name, draw):
+    """Arguments for `make`: `name` and perhaps another are set, each to its like or to anything."""
+    defaults = declared(make) | needed
+    names = {name, draw(st.sampled_from(sorted(defaults)))}
+    likes = {n: draw(st.booleans()) for n in sorted(names)}
+    return needed | {n: draw(ALIKE[type(defaults[n])] if likes[n] else ANY) for n in likes}
+
+
+def each(table):
+    """Rows (maker, needed, name), one for each argument, for `parametrize`."""
+    return [
+        pytest.param(make, needed, name, id=f"{make.__name__}-{name}")
+        for make, needed in table.items()
+        for name in declared(make) | needed
+    ]
 
 
 def assert_named(error, arguments):
@@ -120,14 +120,14 @@ def assert_alike(value, default):
     assert isinstance(value, bool) == isinstance(default, bool)
 
 
-@pytest.mark.parametrize("cls", OBJECTS, ids=lambda cls: cls.__name__)
-@examples(30)
+@pytest.mark.parametrize(("cls", "needed", "name"), each(OBJECTS))
+@examples(15)
 @hypothesis.given(data=st.data())
-def test_arguments_are_kept_exactly_or_refused_by_name(cls, data):
-    make, needed = OBJECTS[cls]
-    arguments = drawn(cls, needed, data.draw)
+def test_arguments_are_kept_exactly_or_refused_by_name(cls, needed, name, data):
+    arguments = drawn(cls, needed, name, data.draw)
+    inner = [keras.optimizers.SGD(0.1)] * (cls in WRAPPERS)
     try:
-        made = make(**arguments)
+        made = cls(*inner, **arguments)
     except (ValueError, TypeError) as error:
         assert_named(error, declared(cls) | arguments)
         return
@@ -135,8 +135,9 @@ def test_arguments_are_kept_exactly_or_refused_by_name(cls, data):
     again = keras.saving.deserialize_keras_object(json.loads(saved))
     assert type(again) is cls
     assert again.get_config() == made.get_config()
-    for name in set(arguments) - {"learning_rate"}:  # Keras rounds that to float32.
-        value = arguments[name]
+    for name, value in arguments.items():
+        if name == "learning_rate":  # Keras rounds it to float32.
+            continue
         assert_alike(value, (declared(cls) | needed)[name])
         kept = tuple(value) if isinstance(value, list) else value
         if not isinstance(kept, keras.optimizers.schedules.LearningRateSchedule):
@@ -157,17 +158,20 @@ def test_arguments_are_taken_or_refused_by_name(function, data):
         assert np.isfinite(result) and result > 0
 
 
-@examples(40)
+RECIPE = {"batch_size": 8, "learning_rate": 0.1, "epochs": 9}
+
+
+@pytest.mark.parametrize(("cls", "needed", "name"), each({scaling.Recipe: RECIPE}))
+@examples(15)
 @hypothesis.given(data=st.data())
-def test_a_recipe_is_kept_exactly_or_refused_by_name(data):
-    needed = {"batch_size": 8, "learning_rate": 0.1, "epochs": 9}
-    arguments = drawn(scaling.Recipe, needed, data.draw)
+def test_a_recipe_is_kept_exactly_or_refused_by_name(cls, needed, name, data):
+    arguments = drawn(cls, needed, name, data.draw)
     try:
-        recipe = scaling.Recipe(**arguments)
+        recipe = cls(**arguments)
     except (ValueError, TypeError) as error:
-        assert_named(error, declared(scaling.Recipe) | arguments)
+        assert_named(error, declared(cls) | arguments)
         return
-    assert scaling.Recipe(**dataclasses.asdict(recipe)) == recipe
+    assert cls(**dataclasses.asdict(recipe)) == recipe
     assert {name: getattr(recipe, name) for name in arguments} == arguments
 
 
