@@ -1,5 +1,7 @@
 """keras_smoothout: train with large batches and keep the accuracy."""
 
+import importlib
+
 from keras_smoothout import scaling, schedules
 from keras_smoothout.ada_smoothout import AdaSmoothOut
 from keras_smoothout.asam import ASAM
@@ -48,9 +50,7 @@ __all__ = [
 
 
 def __getattr__(name):
+    """Import `CurvatureLearningRate` at its first use: it needs SciPy, the rest does without."""
     if name != "CurvatureLearningRate":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Only here, since it needs SciPy, which the rest does without.
-    from keras_smoothout.curvature_learning_rate import CurvatureLearningRate
-
-    return CurvatureLearningRate
+    return importlib.import_module("keras_smoothout.curvature_learning_rate").CurvatureLearningRate
