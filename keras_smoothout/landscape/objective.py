@@ -22,9 +22,8 @@ class Objective:
         loss(w) = sum over batches b of n_b * loss_b(w) / sum over b of n_b
 
     `loss_b` is the mean over the `n_b` examples of a batch, regularizers and `add_loss` included.
-    All methods are pure functions of the weights that they are given: nothing is assigned, so an
-    error or an interrupt has nothing to restore. Dropout and other noise are off. Each method is
-    compiled once, at its first call, and holds one batch in memory at a time.
+    All methods are pure functions of the weights: nothing is assigned, so an interrupt has nothing
+    to restore. Dropout is off. Each is compiled once, and holds one batch in memory at a time.
 
     Args:
         model: A built `keras.Model`. What is computed in float16 here has no loss scaling.
@@ -80,10 +79,7 @@ class Objective:
         check_count("batch_size", batch_size)
         check_choice("batch_norm", batch_norm, BATCH_NORMS)
         if not isinstance(model, keras.Model) or not model.built:
-            raise ValueError(
-                "`model` must be a built `keras.Model`: call it on a batch first. "
-                f"Received: model={model}"
-            )
+            raise ValueError(f"`model` must be a built `keras.Model`. Received: model={model}")
         if not model.trainable_variables:
             raise ValueError("`model` must have trainable weights. Received: none")
         self.model = model
@@ -157,9 +153,8 @@ class Objective:
         """List like `weights`, in their shapes and dtypes, of the numbers in `vector`."""
         vector = np.asarray(vector)
         if vector.shape != (self.size,):
-            raise ValueError(
-                f"`vector` must have the shape ({self.size},). Received: shape {vector.shape}"
-            )
+            expected = f"`vector` must have the shape ({self.size},)"
+            raise ValueError(f"{expected}. Received: shape {vector.shape}")
         ends = np.cumsum([w.size for w in self.weights])
         parts = np.split(vector, ends[:-1])
         pairs = zip(parts, self.weights, strict=True)
