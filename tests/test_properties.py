@@ -144,11 +144,11 @@ def test_arguments_are_kept_exactly_or_refused_by_name(cls, needed, name, data):
             assert getattr(again, name) == kept, name
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
-@examples(30)
+@pytest.mark.parametrize(("function", "needed", "name"), each(FUNCTIONS))
+@examples(15)
 @hypothesis.given(data=st.data())
-def test_arguments_are_taken_or_refused_by_name(function, data):
-    arguments = drawn(function, FUNCTIONS[function], data.draw)
+def test_arguments_are_taken_or_refused_by_name(function, needed, name, data):
+    arguments = drawn(function, needed, name, data.draw)
     try:
         result = function(**arguments)
     except (ValueError, TypeError) as error:
@@ -201,7 +201,7 @@ def nests(draw, rows):
     return np.arange(rows, dtype="float32"), draw(nest)
 
 
-@examples(12)
+@examples(8)
 @hypothesis.given(rows=st.integers(1, 9), size=st.integers(1, 10), data=st.data())
 def test_all_arrays_of_a_nest_are_cut_alike(rows, size, data):
     def on_chunk(state, chunk, index):
@@ -233,7 +233,7 @@ def gradient(weights, x, y, sample_weight):
     return x.T @ slope, slope.sum(0)
 
 
-@examples(10)
+@examples(8)
 @hypothesis.given(
     rows=st.integers(1, 5),
     size=st.one_of(st.none(), st.integers(1, 6)),
