@@ -119,18 +119,6 @@ def test_keskar_on_a_network(weights, radius):
     assert found <= keskar_sharpness(mlp(weights), radius, repeats=4).value
 
 
-def test_keskar_with_the_reference_scripts_signs_is_zero():
-    # What a gradient of the wrong sign does, and why the script is no golden.
-    objective = case("at_nonzero_minimum")
-    right = keskar_sharpness(objective, 1e-3).value
-    assert right > 0.03
-    objective.weights = [objective.weights[0] + 1e-4]
-    wrong = quadratic(*(CASES["at_nonzero_minimum"][k] for k in ("h", "x", "x0", "c")))
-    wrong.weights, gradient = objective.weights, objective._gradient
-    wrong._gradient = lambda w: -gradient(w)
-    assert keskar_sharpness(wrong, 1e-3).value < keskar_sharpness(objective, 1e-3).value
-
-
 def test_sam_sharpness_of_one_step():
     # At w = (1, 1) with h = (1, 10): g = (1, 10), e = rho g / ||g||, rise = g.e + e.(h * e) / 2.
     g, h, rho = np.array([1.0, 10.0]), np.array([1.0, 10.0]), 0.05

@@ -51,20 +51,25 @@ def keskar_sharpness(objective, radius=5e-4, dimensions=None, iterations=10, rep
     centre, rng = objective.flatten(objective.weights), np.random.default_rng(seed)
     loss, gradient = _rise(objective, centre)
 
+    def along(basis, vector):
+        return vector if basis is None else vector.astype("float32") @ basis  # No wider copy of it.
+
     def highest(basis, corner=None):
         """Highest loss that one ascent finds, in the box around 0 of the columns of `basis`."""
-        place = centre if basis is None else np.linalg.solve(basis.T @ basis, basis.T @ centre)
+        place = along(basis, centre)
+        if basis is not None:
+            place = np.linalg.solve(basis.T @ basis, place)
         sides = radius * (np.abs(place) + 1)
-        slope = sides * (gradient if basis is None else gradient @ basis)
+        slope = sides * along(basis, gradient)
         scale = np.abs(slope).sum() or 1.0  # Tolerances mean the same for every radius and model.
         best = loss
 
         def fall(z):
             nonlocal best
-            step = sides * z
-            value, slope = _rise(objective, centre + (step if basis is None else basis @ step))
+            step = sides * z if basis is None else basis @ (sides * z).astype("float32")
+            value, slope = _rise(objective, centre + step)
             best = max(best, value)
-            slope = sides * (slope if basis is None else slope @ basis)
+            slope = sides * along(basis, slope)
             return (loss - value) / scale, -slope / scale
 
         random = rng.choice([-1.0, 1.0], len(sides))
