@@ -73,7 +73,7 @@ def test_a_workdir_knows_its_data(folder, capsys):
     out = run(folder, folder / "run", "--measures=loss", "--nopictures")
     assert "652 weights, 40 examples" in capsys.readouterr().out
     x, y = datasets.load("digits", train_examples=40)
-    model = keras.saving.load_model(folder / "run" / "model.keras")
+    model = command.load_model(folder / "run")
     loss = float(model.evaluate(x, keras.utils.to_categorical(y, 10), verbose=0))
     assert float(rows(out)["run", "loss"]["value"]) == pytest.approx(loss, rel=1e-5)
     assert [p.name for p in out.iterdir()] == ["measures.csv"]
