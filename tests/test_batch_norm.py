@@ -171,7 +171,10 @@ def test_convert_keeps_weights_and_inference(make):
             "cannot leave out masked steps",
         ),
         (lambda: ks.convert(standard_net(), -1), "`ghost_batch_size` must be an integer >= 1"),
-        (lambda: ks.convert(keras.Sequential([keras.Input((3,))]), 8), "finds none in this one"),
+        (
+            lambda: ks.convert(keras.Sequential([keras.Input((3,))]), 8),
+            "which is no such model or has none",
+        ),
     ],
 )
 def test_wrong_uses(wrong, words):
