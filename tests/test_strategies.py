@@ -37,7 +37,8 @@ def ending(*flags):
 
 def elsewhere(workdir, backend, *flags):
     """A run in a process of its own."""
-    command = [sys.executable, ROOT / "train.py", *TINY, f"--workdir={workdir}", *flags]
+    flags = (*faults.FLAGS, *TINY, *flags, f"--workdir={workdir}")
+    command = [sys.executable, ROOT / "train.py", *flags]
     subprocess.run(command, check=True, env=os.environ | {"KERAS_BACKEND": backend})
     return newest(workdir)
 
