@@ -62,7 +62,7 @@ class DistanceFromInit(keras.callbacks.Callback):
         return [keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables]
 
     def on_train_begin(self, logs=None):
-        self._step = int(self.model.optimizer.iterations)
+        self._step = int(self.model.optimizer.iterations.numpy())
         if self.start is None:
             self.start = self._weights()
         ours, theirs = ([np.shape(w) for w in ws] for ws in (self._weights(), self.start))
