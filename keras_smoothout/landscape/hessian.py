@@ -36,8 +36,8 @@ def hessian(objective, weights=None):
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
         >>> model.compile(loss="mse")
         >>> H = hessian(Objective(model, np.array([[1.0, 2.0]]), np.zeros((1, 1))))
-        >>> H @ np.array([1.0, 0.0])  # Of the loss (w1 + 2 w2)**2.
-        array([2., 4.])
+        >>> (H @ np.array([1.0, 0.0])).tolist()  # Of the loss (w1 + 2 w2)**2.
+        [2.0, 4.0]
 
     Reference: Pearlmutter, *Fast Exact Multiplication by the Hessian*, Neural Computation 1994,
         Section 3.
