@@ -9,8 +9,8 @@ the last 5,000 training images (seed 100), for plain SGD as for SmoothOut, SAM, 
 other rows change one thing about one of these and keep its rate. The rate falls as a cosine.
 
 Settings: `f1` (Fashion-MNIST, 20,000 images), `f1-full` (all 60,000, smallest and largest batch, at
-the rates of `f1`), `resnet8` (CIFAR-10, 5,000 images), `noise` (radius and copies of SmoothOut at
-the rates of `f1`, and how flat the minimum is).
+the rates of `f1`), `resnet8` (CIFAR-10, 5,000 images of 16 x 16 pixels), `noise` (radius and copies
+of SmoothOut at the rates of `f1`, and how flat the minimum is).
 """
 
 import argparse
@@ -52,7 +52,8 @@ ROWS = {  # label: whose tuned rate, ghost batches, flags
     "LAMB": ("LAMB", True, ["--method=lamb"]),
 }
 F1 = ["--dataset=fashion_mnist", "--model=f1"]
-RESNET = ["--dataset=cifar10", "--model=resnet8", "--train_examples=5000", "--l2=1e-4"]
+RESNET = ["--dataset=cifar10", "--image_size=16", "--model=resnet8", "--l2=1e-4"]
+RESNET += ["--train_examples=5000"]
 ONE_GRADIENT = ("SGD", "+ ghost batches", "SmoothOut", "AdaSmoothOut")
 
 

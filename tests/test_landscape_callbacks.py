@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from nets import LOSS, assert_equal, images, sgd, standard_net, values
+from nets import LOSS, assert_equal, images, sgd, standard_net, two_replicas, values
 
 import keras_smoothout as ks
 from keras_smoothout.landscape import Objective
@@ -177,3 +177,16 @@ def test_wrong_values(wrong, words):
     with pytest.raises(ValueError) as error:
         wrong()
     assert words in str(error.value) and "Received" in str(error.value)
+
+
+@pytest.mark.tensorflow
+def test_two_replicas():
+    """What is tracked is that of the weights that the replicas share, over all of the data."""
+    with two_replicas().scope():
+        model = regression(ks.NudgedSGD(keras.optimizers.SGD(0.01), directions=2), wrap=True)
+    history = fit(model, [TrackSharpness("lambda_max", X, Y), TrackSharpestDirections(X, Y)])
+    alone = regression(ks.NudgedSGD(keras.optimizers.SGD(0.01), directions=2), wrap=True)
+    expected = fit(alone, [TrackSharpness("lambda_max", X, Y), TrackSharpestDirections(X, Y)])
+    for name in ("lambda_max", "curvature_1", "step_overlap", "step_length_1", "loss"):
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-4, err_msg=name)
+    assert history["lambda_max"][-1] == pytest.approx(CURVATURES[0], rel=1e-4)

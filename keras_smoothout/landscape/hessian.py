@@ -67,7 +67,7 @@ def gauss_newton(objective, weights=None):
     Cost: a product is about 3 gradients of the whole data, in the memory of one batch.
 
     Reference: Schraudolph, *Fast Curvature Matrix-Vector Products for Second-Order Gradient
-        Descent*, Neural Computation 2002, Equation (5).
+        Descent*, Neural Computation 2002.
     """
     return _operator(objective, objective.gauss_newton_product, weights)
 

@@ -67,7 +67,7 @@ def pac_bayes_sigma(objective, tolerance=0.1, draws=10, steps=10, seed=0):
     Cost: `draws * (steps + 4) + 1` evaluations.
 
     Reference: Jiang et al., *Fantastic Generalization Measures and Where to Find Them*, ICLR 2020,
-        arXiv:1912.02178, Appendix C.4 (sigma of `pacbayes-flatness`).
+        arXiv:1912.02178, Appendix C (sigma of `pacbayes-flatness`).
     """
     check_number("tolerance", tolerance, most=1)
     check_count("draws", draws, least=2)

@@ -127,9 +127,9 @@ def summary(profile, quantity="loss"):
     Returns:
         Dict of floats: min, max, mean (over t), integral, barrier, mode_connectivity, length.
 
-    Reference: Garipov et al., NeurIPS 2018, arXiv:1802.10026, Appendix A.2; mode connectivity as in
+    Reference: Garipov et al., NeurIPS 2018, arXiv:1802.10026, Appendix A; mode connectivity as in
         Yang et al., *Taxonomizing local versus global structure in neural network loss landscapes*,
-        NeurIPS 2021, arXiv:2107.11228, Eq. (2).
+        NeurIPS 2021, arXiv:2107.11228, Section 2.
     """
     check_choice("quantity", quantity, ("loss", "error"))
     values = profile.losses if quantity == "loss" else profile.errors

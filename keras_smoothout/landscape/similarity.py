@@ -30,7 +30,7 @@ def linear_cka(first, second):
         1.0
 
     Reference: Kornblith et al., *Similarity of Neural Network Representations Revisited*,
-        ICML 2019, arXiv:1905.00414, Eq. (3), Section 3.
+        ICML 2019, arXiv:1905.00414, Section 3.
     """
     first, second = (np.asarray(a, "float64").reshape(len(a), -1) for a in (first, second))
     if len(first) != len(second):

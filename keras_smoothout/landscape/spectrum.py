@@ -96,7 +96,7 @@ def eigenpairs(operator, k=1, which="top", tolerance=None, basis=None, max_produ
         array([5., 2.])
 
     Reference: Wu and Simon, *Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems*,
-        SIAM Journal on Matrix Analysis and Applications 2000, Algorithm 3.
+        SIAM Journal on Matrix Analysis and Applications 2000.
     """
     operator = square(operator)
     n = operator.shape[0]
@@ -187,7 +187,7 @@ def density(operator, steps=60, probes=5, grid=1000, width=None, seed=0):
     Cost: `steps * probes` products; memory of `steps` vectors.
 
     Reference: Ghorbani, Krishnan and Xiao, *An Investigation into Neural Net Optimization via
-        Hessian Eigenvalue Density*, ICML 2019, arXiv:1901.10159, Algorithms 1 and 2.
+        Hessian Eigenvalue Density*, ICML 2019, arXiv:1901.10159, Section 2.
     """
     operator = square(operator)
     check_count("probes", probes, least=2)

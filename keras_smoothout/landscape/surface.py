@@ -150,7 +150,7 @@ def plane_through(
     Cost: a pass over the examples for each point of the grid, two with BatchNormalization.
 
     Reference: Garipov et al., *Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs*,
-        NeurIPS 2018, arXiv:1802.10026, Appendix A.1.
+        NeurIPS 2018, arXiv:1802.10026, Appendix A.
     """
     check_count("points", points, least=2)
     check_number("margin", margin)

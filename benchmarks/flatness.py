@@ -1,0 +1,131 @@
+"""Is the minimum of a large batch sharper? `python -m benchmarks.flatness --data_dir=DIR`.
+
+Trains F1 on 20,000 images of Fashion-MNIST as the setting `f1` of benchmarks/generalization_gap.py
+does, with its tuned rates: SGD with a small and a large batch, and the large batch with SmoothOut,
+AdaSmoothOut and SAM. Takes every measure of `keras_smoothout.landscape` on the first 1,000 training
+images, and appends one JSON line per run to benchmarks/flatness.jsonl; runs that have a line are
+not repeated. Then writes the table of docs/landscape.md and its figure from the lines; with --table
+only that.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+
+from scipy import stats
+
+from benchmarks import generalization_gap as gap
+from benchmarks.report import HERE, table
+
+RESULTS = HERE / "flatness.jsonl"
+PAGE = HERE.parent / "docs" / "landscape.md"
+MARKS = "<!-- python -m benchmarks.flatness -->", "<!-- end of the table -->"
+SMALL, LARGE, EXAMPLES = 128, 2048, 1000
+KINDS = [("SGD", SMALL), *((label, LARGE) for label in ("SGD", "SmoothOut", "AdaSmoothOut", "SAM"))]
+OUTCOMES = {"test_error": "error", "test_loss": "loss"}
+
+
+def cells():
+    """The runs, one seed after the other."""
+    rates = gap.tuned(gap.recorded(gap.RESULTS), "f1")
+    runs = [run for run in gap.grid("f1", rates) if (run["label"], run["batch_size"]) in KINDS]
+    runs.sort(key=lambda run: run["seed"])
+    return [run | {"experiment": "flatness"} for run in runs]
+
+
+def measured(run, data_dir):
+    """The run with what its trained model gives on test data and in every measure."""
+    from keras_smoothout import landscape
+
+    f, source, (x, y), test = gap.prepared(run, data_dir)
+    model = gap.runs.build(f, f.method, f.seed, source, gap.courses.plan(f, len(x)))
+    start = landscape.Objective(model, x[:EXAMPLES], y[:EXAMPLES]).weights
+    model.fit(x, y, f.batch_size, f.epochs, verbose=0)
+    tested = model.evaluate(*test, 5000, verbose=0, return_dict=True)
+    objective = landscape.Objective(model, x[:EXAMPLES], y[:EXAMPLES])
+    rows = landscape.measures(objective, start=start)
+    outcome = {"test_error": 1 - tested["accuracy"], "test_loss": tested["loss"]}
+    return run | outcome | {"measures": {row.measure: row[1:7] for row in rows}}
+
+
+def groups(done):
+    """From a kind's name to its runs."""
+    return {
+        f"{label}, {size}": [
+            run for run in done if (run["label"], run["batch_size"]) == (label, size)
+        ]
+        for label, size in KINDS
+    }
+
+
+def values(runs, name):
+    """Of a measure or an outcome, over the seeds."""
+    return [run[name] if name in OUTCOMES else run["measures"][name][0] for run in runs]
+
+
+def rank_correlation(done, name, outcome):
+    """Kendall's tau between a measure and an outcome, and how often chance gives as much."""
+    return stats.kendalltau(values(done, name), values(done, outcome))
+
+
+def lines(done):
+    """The table: means over seeds, and whether the measure ranks models as their tests do."""
+    found = groups(done)
+    for name in (*OUTCOMES, *done[0]["measures"]):
+        row = []
+        for runs in found.values():
+            numbers = values(runs, name)
+            row.append(f"{statistics.mean(numbers):.3g} ± {statistics.stdev(numbers):.2g}")
+        for outcome in OUTCOMES:
+            tau, chance = rank_correlation(done, name, outcome)
+            row.append("" if name in OUTCOMES else f"{tau:+.2f}" + "*" * (chance < 0.01))
+        yield name.replace("_", " "), row
+
+
+def page(done):
+    """The table of docs/landscape.md."""
+    heads = ["", *groups(done), *(f"τ, test {name}" for name in OUTCOMES.values())]
+    seeds = {len(runs) for runs in groups(done).values()}
+    return f"Mean ± std, n = {min(seeds)}.\n\n{table(heads, lines(done))}"
+
+
+def picture(done):
+    """A panel for each measure: the mean of each kind and its standard error over seeds."""
+    from keras_smoothout.landscape import plots
+    from keras_smoothout.landscape.measures import Measured
+
+    def row(name, runs):
+        numbers = values(runs, name)
+        return Measured(name, statistics.mean(numbers), stats.sem(numbers), 0, 0, 0, 0.0)
+
+    names = [*OUTCOMES, *done[0]["measures"]]
+    found = {kind: [row(name, runs) for name in names] for kind, runs in groups(done).items()}
+    plots.measures(found).savefig(HERE / "figures" / "flatness.png", dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data_dir", help="folder of prepared tfds sets")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    args = parser.parse_args()
+    done = gap.recorded(args.results)
+    for run in [] if args.table else cells():
+        if gap.key(run) not in done:
+            done[gap.key(run)] = found = measured(run, args.data_dir)
+            with open(args.results, "a") as file:
+                file.write(json.dumps(found) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            print(gap.key(run), f"test error {100 * found['test_error']:.2f} %", flush=True)
+    done = list(done.values())
+    picture(done)
+    before, rest = PAGE.read_text().split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    PAGE.write_text(f"{before}{MARKS[0]}\n{page(done)}\n{MARKS[1]}{after}")
+
+
+if __name__ == "__main__":
+    main()
