@@ -1,10 +1,11 @@
 """Runs that are killed again and again: `python -m benchmarks.faults --kills=100`.
 
-Each kind of run is trained once undisturbed, and once more under SIGKILL: at random moments, and in
-the midst of writing a checkpoint. Then it is started again, with the same flags, until it ends. Its
-last checkpoint must be that of the undisturbed run to the bit, with a row for each epoch and no
-file that cannot be read. Of two workers one is killed: TensorFlow's other one must end by itself;
-JAX' would take minutes to notice, and is killed as well. Prints a table; with --write it goes into
+Each kind of run is trained once undisturbed, in one process, and once more under SIGKILL: at random
+moments, and in the midst of writing a checkpoint. Then it is started again, with the same flags,
+until it ends. Its last checkpoint must be that of the undisturbed run to the bit, with the same
+rows of metrics and no file that cannot be read; so two workers must also train as two devices of
+one process. Of two workers one is killed: TensorFlow's other one must end by itself; JAX' would
+take minutes to notice, and is killed as well. Prints a table; with --write it goes into
 benchmarks/FAULTS.md.
 """
 
@@ -26,12 +27,12 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 12
 FLAGS = ("--train_examples=96", "--batch_size=32", "--method=lookahead+smoothout", "--augment=crop")
-FLAGS += ("--lr_schedule=cosine", f"--epochs={EPOCHS}", "--verbose=0", "--resume_or_begin")
-KINDS = {  # name: backend, processes, flags
-    "TensorFlow": ("tensorflow", 1, ["--model=f1"]),
-    "JAX": ("jax", 1, ["--model=f1"]),
-    "TensorFlow, two workers": ("tensorflow", 2, ["--model=c1", "--strategy=multi_worker"]),
-    "JAX, two processes": ("jax", 2, ["--model=f1", "--strategy=data_parallel"]),
+FLAGS += ("--lr_schedule=cosine", "--model=f1", "--verbose=0", "--resume_or_begin")
+KINDS = {  # name: backend, processes, their strategy, and that of the undisturbed process
+    "TensorFlow": ("tensorflow", 1, ["default"], ["default"]),
+    "JAX": ("jax", 1, ["default"], ["default"]),
+    "TensorFlow, two workers": ("tensorflow", 2, ["multi_worker"], ["mirrored", "--devices=2"]),
+    "JAX, two processes": ("jax", 2, ["data_parallel"], ["data_parallel", "--devices=2"]),
 }
 PATIENCE = 300  # Seconds that a run may take, or a worker live on alone.
 
@@ -46,11 +47,10 @@ def free_ports(count):
     return ports
 
 
-def started(kind, workdir, extra=()):
+def started(workdir, backend, count, *flags):
     """The processes of a run that is begun or gone on with."""
-    backend, count, flags = KINDS[kind]
     addresses = [f"localhost:{port}" for port in free_ports(count)]
-    command = [sys.executable, ROOT / "train.py", *FLAGS, *flags, *extra, f"--workdir={workdir}"]
+    command = [sys.executable, ROOT / "train.py", *FLAGS, *flags, f"--workdir={workdir}"]
     processes = []
     for index in range(count):
         environment = os.environ | {"KERAS_BACKEND": backend}
@@ -98,7 +98,7 @@ def kill(processes, workdir, chance, in_a_write):
             victim.send_signal(signal.SIGKILL)
             writing = any(workdir.glob("unfinished-epoch-*"))
             for process in processes:
-                if "--strategy=data_parallel" in process.args:
+                if "data_parallel" in process.args:
                     process.kill()
                 process.wait(PATIENCE)
             return writing
@@ -128,23 +128,25 @@ def check(workdir, reference):
         np.testing.assert_array_equal(a, b, err_msg=f"{workdir}, array {i}")
 
 
-def soak(kind, kills, folder, seed=0):
+def soak(kind, kills, folder, epochs=EPOCHS, seed=0):
     """The row of a kind of run: kills, of which in a write, runs that they fell on, seconds."""
     chance, began = random.Random(seed), time.monotonic()
+    backend, count, strategy, alone = KINDS[kind]
+    flags = (f"--epochs={epochs}", "--strategy", *strategy)
     name = kind.lower().replace(", ", "-").replace(" ", "-")
     reference = folder / f"{name}-reference"
-    ended(started(kind, reference), reference)
+    ended(started(reference, backend, 1, *flags, "--strategy", *alone), reference)
     hits, runs = [], 0
     while len(hits) < kills:
         runs += 1
         workdir = folder / f"{name}-{runs}"
         while len(hits) < kills:
-            processes = started(kind, workdir)
+            processes = started(workdir, backend, count, *flags)
             hit = kill(processes, workdir, chance, in_a_write=len(hits) % 2 == 1)
             if hit is None:  # It ended before it was killed.
                 break
             hits.append(hit)
-        ended(started(kind, workdir), workdir)
+        ended(started(workdir, backend, count, *flags), workdir)
         check(workdir, reference)
     return kind, len(hits), sum(hits), runs, round(time.monotonic() - began)
 

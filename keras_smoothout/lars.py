@@ -47,8 +47,8 @@ class LARS(keras.optimizers.SGD):
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         >>> model.compile(ks.LARS(0.1, trust_coefficient=0.1), "mse")
         >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-        >>> history = model.fit(x, x @ [[1.0], [2.0]], epochs=300, verbose=0)
-        >>> history.history["loss"][-1] < 0.01
+        >>> history = model.fit(x, x @ [[1.0], [2.0]], epochs=100, verbose=0)
+        >>> history.history["loss"][-1] < 0.1
         True
 
     Reference: You et al., *Large Batch Training of Convolutional Networks*, 2017, arXiv:1708.03888,

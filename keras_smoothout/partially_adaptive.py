@@ -39,10 +39,10 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        >>> model.compile(ks.PartiallyAdaptive(0.1, partial=0.125), "mse")
+        >>> model.compile(ks.PartiallyAdaptive(0.3, partial=0.125), "mse")
         >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-        >>> history = model.fit(x, x @ [[1.0], [2.0]], epochs=300, verbose=0)
-        >>> history.history["loss"][-1] < 0.01
+        >>> history = model.fit(x, x @ [[1.0], [2.0]], epochs=100, verbose=0)
+        >>> history.history["loss"][-1] < 0.1
         True
 
     Reference: Chen et al., *Closing the Generalization Gap of Adaptive Gradient Methods in Training

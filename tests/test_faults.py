@@ -7,9 +7,11 @@ from benchmarks import faults
 pytestmark = pytest.mark.tensorflow  # Its processes choose their backends themselves.
 
 
-@pytest.mark.parametrize(("kind", "kills"), list(zip(faults.KINDS, (8, 8, 2, 2), strict=True)))
-def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path, kind, kills):
-    _, hits, writing, *_ = faults.soak(kind, kills, tmp_path)
+@pytest.mark.parametrize(
+    ("kind", "kills", "epochs"), list(zip(faults.KINDS, (10, 8, 1, 1), (12, 12, 4, 4), strict=True))
+)
+def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path, kind, kills, epochs):
+    _, hits, writing, *_ = faults.soak(kind, kills, tmp_path, epochs)
     assert hits == kills and writing >= kills // 2
 
 

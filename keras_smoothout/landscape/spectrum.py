@@ -14,6 +14,8 @@ from keras_smoothout.checks import check_choice, check_count, check_number
 from keras_smoothout.landscape.krylov import Krylov, square
 from keras_smoothout.landscape.trace import signs
 
+LEAST = 20  # Products: within fewer, what has settled may yet be an inner eigenvalue.
+
 
 class Eigenpairs(NamedTuple):
     """Eigenvalues from the outermost inwards, and how good they are.
@@ -120,7 +122,8 @@ def eigenpairs(operator, k=1, which="top", tolerance=None, basis=None, max_produ
         values, S = krylov.ritz(sign)
         residuals = np.abs(krylov.beta * S[-1, :k])
         limit = tolerance * np.abs(values).max()
-        if krylov.size == n or (krylov.beta > 0 and len(values) >= k and max(residuals) <= limit):
+        found = krylov.products >= LEAST and len(values) >= k and max(residuals) <= limit
+        if krylov.size == n or (krylov.beta > 0 and found):
             break
         if krylov.beta == 0 and len(values) >= k:  # All of a span; equal eigenvalues lie outside.
             if before is not None and np.allclose(values[:k], before, rtol=0, atol=limit):
