@@ -19,6 +19,7 @@ side and the lines between the models. The models themselves are only read.
 
 import argparse
 import csv
+import logging
 import pathlib
 import sys
 import warnings
@@ -213,6 +214,7 @@ def run(options):
 
 def main(argv=None):
     options = arguments(argv)
+    logging.getLogger("tensorflow").setLevel("ERROR")  # It warns that each model is traced.
     try:
         run(options)
     except KeyboardInterrupt:

@@ -137,8 +137,10 @@ def surface(plane, path=None, quantity="loss"):
     for side in (axis.xaxis, axis.yaxis, axis.zaxis):
         side.set_major_locator(ticker.MaxNLocator(5, integer=log and side is axis.zaxis))
         side.labelpad = 8
+    axis.tick_params("z", pad=8)
+    axis.zaxis.labelpad = 16
     if log:
-        axis.zaxis.set_major_formatter(lambda z, _: f"{10**z:g}")
+        axis.zaxis.set_major_formatter(lambda z, _: f"{10**z:.2g}")
     return _written(figure, path)
 
 
@@ -214,6 +216,8 @@ def _loss_and_error(results, xlabel, place):
         if errors:
             axes[1].plot(place(found), 100 * found.errors, **style)
     tidy(axes[0], xlabel=xlabel, ylabel="loss")
+    for axis in axes:
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(6))
     scale(axes[0], np.concatenate([found.losses for found in results.values()]))
     if errors:
         tidy(axes[1], xlabel=xlabel, ylabel="error (%)", ylim=(0, None))
