@@ -10,6 +10,7 @@ benchmarks/FAULTS.md.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -81,22 +82,31 @@ def ended(processes, workdir):
         raise SystemExit(f"{workdir.name} ended with {codes}:\n{log.read_text()[-3000:]}")
 
 
+def unfinished(workdir):
+    """Checkpoints that are being written, or that a killed process left so, and since when."""
+    found = set()
+    for path in workdir.glob("unfinished-epoch-*"):
+        with contextlib.suppress(FileNotFoundError):  # Finished in between.
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
 def kill(processes, workdir, chance, in_a_write):
     """Kills one process. Returns whether a checkpoint was being written, `None` if it was too late.
 
     The moment is in a write, or up to a second after the run has got somewhere.
     """
     victim = chance.choice(processes)
-    known = set(workdir.glob("epoch-*.npz"))
+    known, left = set(workdir.glob("epoch-*.npz")), unfinished(workdir)
     delay = None
     while all(process.poll() is None for process in processes):
-        writing = any(workdir.glob("unfinished-epoch-*"))
+        writing = bool(unfinished(workdir) - left)
         if delay is None and (writing or set(workdir.glob("epoch-*.npz")) - known):
             delay = time.monotonic() + (0 if in_a_write else chance.random())
         if delay is not None and time.monotonic() >= delay and (writing or not in_a_write):
             victim = processes[0] if in_a_write else victim  # The one that writes.
             victim.send_signal(signal.SIGKILL)
-            writing = any(workdir.glob("unfinished-epoch-*"))
+            writing = bool(unfinished(workdir) - left)
             for process in processes:
                 if "data_parallel" in process.args:
                     process.kill()
@@ -159,14 +169,15 @@ def table(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="over all kinds of runs")
+    parser.add_argument("--kills", type=int, default=100, help="of which a tenth for each pair")
     parser.add_argument("--write", action="store_true", help="write benchmarks/FAULTS.md")
     args = parser.parse_args()
-    share, rest = divmod(args.kills, len(KINDS))
     with tempfile.TemporaryDirectory() as folder:
         rows = []
-        for i, kind in enumerate(KINDS):
-            rows.append(soak(kind, share + (i < rest), pathlib.Path(folder)))
+        for kind, (_, count, *_) in KINDS.items():
+            rows.append(
+                soak(kind, args.kills * (4 if count == 1 else 1) // 10, pathlib.Path(folder))
+            )
             print(rows[-1], flush=True)
     print(table(rows))
     if args.write:

@@ -52,6 +52,11 @@ def key(*parts):
     return high, low
 
 
+def keys(parts, last):
+    """List of `key(*parts, i)` for the `i` in `last`, in the operations of one."""
+    return list(zip(*map(ops.unstack, key(*parts, np.array(last))), strict=True)) if last else []
+
+
 def bits(shape, key):
     """32 random bits for each element of `shape`, as `uint32`."""
     index = ops.reshape(_uint32(ops.arange(math.prod(shape), dtype="int32")), shape)
@@ -87,9 +92,9 @@ def perturb(weights, radius, *parts, moved, distribution="uniform", scale="absol
         scale: `"absolute"`, `"weight"` or `"filter"`.
     """
     moved_weights = list(weights)
-    for i in moved:
+    for i, own_key in zip(moved, keys(parts, moved), strict=True):
         weight = weights[i]
-        noise = draw(weight.shape, key(*parts, i), distribution)
+        noise = draw(weight.shape, own_key, distribution)
         factor = ops.cast(radius, "float32") * unit(noise, ops.cast(weight, "float32"), scale)
         moved_weights[i] = weight + ops.cast(noise * factor, weight.dtype)
     return moved_weights

@@ -535,3 +535,9 @@ def test_a_million_weights():
     u = perturbation(w, 2.0**-7).astype("float64") * 2**7
     assert_mean(u, 0, 1 / 3)
     assert_mean(u**2, 1 / 3, 4 / 45)
+
+
+def test_keys_are_those_of_each():
+    for found, i in zip(noise.keys((7, 3), (0, 2, 5)), (0, 2, 5), strict=True):
+        np.testing.assert_array_equal(found, noise.key(7, 3, i))
+    assert noise.keys((7, 3), ()) == []

@@ -475,7 +475,7 @@ def test_steps_with_given_noise(case, monkeypatch):
         part = ops.cast(iteration, "int32") * parts_per_step + chunk + copy
         return ops.take(tables[variable], part, axis=0)
 
-    monkeypatch.setattr(noise, "key", lambda *parts: parts)
+    monkeypatch.setattr(noise, "keys", lambda parts, last: [(*parts, i) for i in last])
     monkeypatch.setattr(noise, "draw", given)
     # Compiled kernels of other tests would not know of it.
     plain_perturb = getattr(noise.perturb, "python_function", noise.perturb)
