@@ -57,11 +57,12 @@ def read(path):
         cells = tree[run["experiment"]][run["label"]]
         cells.setdefault(run["batch_size"], {})[run["seed"]] = run
     for name in [name for name in tree if name.endswith("-timing")]:
-        for label, cells in tree.pop(name).items():
-            for size, timed in cells.items():
-                (seconds,) = (run["cpu_seconds_per_epoch"] for run in timed.values())
-                for run in tree[name.removesuffix("-timing")][label].get(size, {}).values():
-                    run["epoch_seconds"] = seconds
+        timings, rows = tree.pop(name), tree.get(name.removesuffix("-timing"), {})
+        for label, cells in rows.items():
+            for size, runs in cells.items():
+                (timed,) = timings[label][size].values()
+                for run in runs.values():
+                    run["epoch_seconds"] = timed["cpu_seconds_per_epoch"]
     for rows in tree.values():  # What is added to the baseline comes right after it.
         for label in sorted(rows, key=lambda label: (label != BASELINE, label[0] != "+")):
             rows[label] = rows.pop(label)
