@@ -69,11 +69,6 @@ def values(runs, name):
     return [run[name] if name in OUTCOMES else run["measures"][name][0] for run in runs]
 
 
-def rank_correlation(done, name, outcome):
-    """Kendall's tau between a measure and an outcome, and how often chance gives as much."""
-    return stats.kendalltau(values(done, name), values(done, outcome))
-
-
 def lines(done):
     """The table: means over seeds, and whether the measure ranks models as their tests do."""
     found = groups(done)
@@ -83,8 +78,8 @@ def lines(done):
             numbers = values(runs, name)
             row.append(f"{statistics.mean(numbers):.3g} ± {statistics.stdev(numbers):.2g}")
         for outcome in OUTCOMES:
-            tau, chance = rank_correlation(done, name, outcome)
-            row.append("" if name in OUTCOMES else f"{tau:+.2f}" + "*" * (chance < 0.01))
+            tau = stats.kendalltau(values(done, name), values(done, outcome)).statistic
+            row.append("" if name in OUTCOMES else f"{tau:+.2f}")
         yield name.replace("_", " "), row
 
 

@@ -13,7 +13,7 @@ import keras
 import pytest
 
 import keras_smoothout
-from benchmarks import report
+from benchmarks import flatness, report
 from training import options
 
 ROOT = Path(__file__).parent.parent
@@ -105,3 +105,8 @@ def test_the_evidence_is_that_of_the_runs():
     for setting, rows in tree.items():
         if not setting.endswith("-tuning"):
             assert report.section(setting, rows, tree.get(f"{setting}-tuning")) in results
+
+
+def test_the_table_of_flatness_is_that_of_the_runs():
+    runs = list(flatness.gap.recorded(flatness.RESULTS).values())
+    assert flatness.page(runs) in (ROOT / "docs/landscape.md").read_text()
