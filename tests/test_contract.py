@@ -287,7 +287,7 @@ def lowered(model, x, y):
         optimizer_variables=True,
         metrics_variables=True,
     )
-    return jax.jit(model.train_step).lower(state, (x, y)).as_text()
+    return jax.jit(model.train_step).lower(state, (x, y))
 
 
 def test_the_step_has_static_shapes_and_no_host_in_it(method):
@@ -296,10 +296,35 @@ def test_the_step_has_static_shapes_and_no_host_in_it(method):
     x, y = examples(BATCH)
     model.train_on_batch(x, y)
     program = lowered(model, x, y)
+    program = program if isinstance(program, str) else program.as_text()
     assert "f32[6,6]" in program or "tensor<6x6xf32>" in program
     dynamic = r"<=|\?"
     host = r"\b(custom[-_]call|infeed|outfeed|send|recv|\w*callback)\b"
     assert not re.search(f"{dynamic}|{host}", program)
+
+
+def summed(optimizer):
+    """Shapes of all that eight devices sum up in a step; the batch is cut among them."""
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    cut = NamedSharding(Mesh(jax.devices(), "batch"), PartitionSpec("batch"))
+    x, y = (jax.device_put(array, cut) for array in examples(16))
+    with keras.distribution.DataParallel().scope():
+        model = contract_net()
+        model.compile(optimizer, LOSS)
+        model.optimizer.build(model.trainable_variables)
+        program = lowered(model, x, y).compile().as_text()
+    return sorted(re.findall(r"= (.*) all-reduce(?:-start)?\(", program))
+
+
+@pytest.mark.jax
+def test_smoothout_sends_what_sgd_sends_and_sam_one_gradient_more():
+    plain = summed(sgd())
+    assert len(plain) >= 3
+    assert summed(METHODS["lookahead_smoothout"](sgd())) == plain
+    assert summed(METHODS["ada_smoothout"](sgd())) == plain
+    assert len(summed(METHODS["sam"](sgd()))) == 2 * len(plain)
 
 
 @pytest.mark.jax
