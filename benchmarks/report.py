@@ -145,6 +145,12 @@ def tidy(axis, **labels):
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def worst(rows):
+    """Test accuracy of the baseline at its worst batch size."""
+    measure = MEASURES["test accuracy"][0]
+    return min(statistics.mean(map(measure, cell.values())) for cell in rows[BASELINE].values())
+
+
 def by_batch_size(setting, rows):
     """Accuracy, loss and gap over batch size: means, and one standard error either side."""
     names = ("test accuracy", "test loss", "train-test gap")
@@ -160,8 +166,9 @@ def by_batch_size(setting, rows):
         tidy(axis, xscale="log", xlabel="batch size", ylabel=f"{name} ({unit})")
         axis.set_xticks(batch_sizes(rows), map(str, batch_sizes(rows)))
         axis.minorticks_off()
-    best = max(max(line.get_ydata()) for line in axes[0].lines if len(line.get_ydata()))
-    axes[0].set_ylim(bottom=max(axes[0].get_ylim()[0], best - 6))  # Below it training has failed.
+    axes[0].set_ylim(
+        bottom=max(axes[0].get_ylim()[0], worst(rows) - 3)
+    )  # Below it training failed.
     axes[1].set_yscale("log")
     axes[1].yaxis.set_minor_formatter("{x:.2g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
@@ -190,7 +197,7 @@ def by_time(setting, rows):
     axes[0].set_ylabel("test accuracy (%)")
     runs = [run for cells in rows.values() for cell in cells.values() for run in cell.values()]
     best = max(100 * point[1] for run in runs for point in run["curve"])
-    axes[0].set_ylim(best - 12, best + 0.5)
+    axes[0].set_ylim(worst(rows) - 8, best + 0.5)
     handles = {}
     for axis in axes:
         handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
