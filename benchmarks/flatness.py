@@ -9,15 +9,13 @@ docs/landscape.md and its figure from the lines; with --table only that.
 """
 
 import argparse
-import json
-import os
 import pathlib
 import statistics
 
 from scipy import stats
 
 from benchmarks import generalization_gap as gap
-from benchmarks.report import HERE, table
+from benchmarks.report import HERE, put, table
 
 RESULTS = HERE / "flatness.jsonl"
 PAGE = HERE.parent / "docs" / "landscape.md"
@@ -70,7 +68,7 @@ def values(runs, name):
 
 
 def lines(done):
-    """The table: means over seeds, and whether the measure ranks models as their tests do."""
+    """The table: mean and deviation over seeds, and how the measure ranks all models."""
     found = groups(done)
     for name in (*OUTCOMES, *done[0]["measures"]):
         row = []
@@ -86,8 +84,8 @@ def lines(done):
 def page(done):
     """The table of docs/landscape.md."""
     heads = ["", *groups(done), *(f"τ, test {name}" for name in OUTCOMES.values())]
-    seeds = {len(runs) for runs in groups(done).values()}
-    return f"Mean ± std, n = {min(seeds)}.\n\n{table(heads, lines(done))}"
+    seeds = min(map(len, groups(done).values()))
+    return f"Mean ± std, n = {seeds}.\n\n{table(heads, lines(done))}"
 
 
 def picture(done):
@@ -114,16 +112,11 @@ def main():
     for run in [] if args.table else cells():
         if gap.key(run) not in done:
             done[gap.key(run)] = found = measured(run, args.data_dir)
-            with open(args.results, "a") as file:
-                file.write(json.dumps(found) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            gap.record(args.results, found)
             print(gap.key(run), f"test error {100 * found['test_error']:.2f} %", flush=True)
     done = list(done.values())
     picture(done)
-    before, rest = PAGE.read_text().split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{page(done)}\n{MARKS[1]}{after}")
+    put(PAGE, MARKS, page(done))
 
 
 if __name__ == "__main__":

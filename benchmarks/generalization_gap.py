@@ -273,6 +273,14 @@ def recorded(path):
     return {key(run): run for run in map(json.loads, text.splitlines())}
 
 
+def record(path, run):
+    """Append the line of a run, on disk when this returns."""
+    with open(path, "a") as file:
+        file.write(json.dumps(run) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--setting", default="f1", choices=SETTINGS)
@@ -286,10 +294,7 @@ def main():
             old = done.get(key(run))
             if old is None:
                 done[key(run)] = trained(run, args.data_dir)
-                with open(args.results, "a") as file:
-                    file.write(json.dumps(done[key(run)]) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
+                record(args.results, done[key(run)])
                 print(f"{i}/{len(runs_)} {key(run)}", flush=True)
             elif old["flags"] != run["flags"]:
                 raise SystemExit(

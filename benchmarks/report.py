@@ -240,6 +240,13 @@ def evidence(rows, sizes=(128, 2048, 8192)):
     return table(heads, cells)
 
 
+def put(page, marks, text):
+    """Replace what stands between two marks of a page."""
+    before, rest = page.read_text().split(marks[0])
+    _, after = rest.split(marks[1])
+    page.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{after}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=pathlib.Path, default=HERE / "generalization_gap.jsonl")
@@ -260,9 +267,7 @@ def main():
             by_time(setting, rows)
         text.append(section(setting, rows, tree.get(f"{setting}-tuning")))
     (HERE / "RESULTS.md").write_text("\n\n".join(text) + "\n")
-    before, rest = README.read_text().split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    README.write_text(f"{before}{MARKS[0]}\n{evidence(tree['f1'])}\n{MARKS[1]}{after}")
+    put(README, MARKS, evidence(tree["f1"]))
 
 
 if __name__ == "__main__":

@@ -49,12 +49,12 @@ def test_two_workers(tmp_path):
         for a, b in zip(first["weights"], second["weights"], strict=True):
             np.testing.assert_array_equal(a, b, err_msg=name)
         assert first["history"] == second["history"], name
-        assert np.all(np.isfinite(first["history"]["loss"])), name
-    first, second = (worker[next(iter(METHODS))] for worker in workers)
-    assert first["evaluated"] == second["evaluated"]
-    assert set(first["history"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
-    assert first["history"]["val_loss"][-1] == pytest.approx(first["evaluated"]["loss"], rel=1e-6)
-    assert first["predictions"] == 48
+        assert first["evaluated"] == second["evaluated"], name
+        history = first["history"]
+        assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+        assert history["val_loss"][-1] == pytest.approx(first["evaluated"]["loss"], rel=1e-6)
+        assert first["predictions"] == 48
+        assert np.all(np.isfinite(history["loss"]))
     # When Keras itself no longer fails there, what our train step mends can go:
     # keras-team/keras#20585.
     assert workers[0]["plain keras"] is not None

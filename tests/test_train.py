@@ -89,6 +89,32 @@ def test_the_summary_is_that_of_the_saved_model(tmp_path):
         assert numbers["accuracy"] == summary[f"{name}_accuracy"]
 
 
+def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
+    tmp_path, monkeypatch, capsys
+):
+    flags = (*TINY, "--model=c1", "--method=lookahead+smoothout", "--augment=crop", "--seed=3")
+    flags += ("--ghost_batch_size=30", "--sync_period=4", "--lr_schedule=cosine")
+    run(tmp_path / "whole", *flags, "--epochs=3")
+    saved = records.np.savez
+
+    def killed(path, *arrays):
+        if "000002" in path.name:
+            path.write_bytes(b"half of it")
+            raise KeyboardInterrupt
+        saved(path, *arrays)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(records.np, "savez", killed)
+        run(tmp_path / "killed", *flags, "--epochs=3")
+    assert exit.value.code == 130
+    advice = f"python train.py --resume --workdir={tmp_path / 'killed'}"
+    assert capsys.readouterr().out.rstrip().endswith(advice)
+    assert [path.stem for path in records.checkpoints(tmp_path / "killed")] == ["epoch-000001"]
+    run(tmp_path / "killed", "--resume", "--verbose=0")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
+    assert same_state(tmp_path / "whole", tmp_path / "killed")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -150,6 +176,17 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path):
 
 
 @pytest.mark.tensorflow
+def test_two_replicas_train(tmp_path):
+    """In a process of its own: collectives of a second strategy would collide with the first's."""
+    flags = ("--strategy=mirrored", "--devices=2", "--method=smoothout", "--epochs=1")
+    flags += (f"--workdir={tmp_path}", "--ghost_batch_size=10", "--global_clipnorm=1")
+    flags += ("--track_distance",)
+    subprocess.run([sys.executable, ROOT / "train.py", *TINY, *flags], check=True)
+    assert len(metrics(tmp_path)) == 1
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left >= ARTIFACTS | {"distance.csv", "distance.png"}
+
+
 def test_the_machine_flags_train(tmp_path):
     flags = ("--epochs=1", "--steps_per_execution=2", "--mixed_precision=mixed_bfloat16")
     run(tmp_path / "policy", *TINY, *flags)

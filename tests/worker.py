@@ -14,7 +14,7 @@ import tensorflow as tf
 from contract import BASES, METHODS, contract_net
 from nets import LOSS, sgd
 
-EXAMPLES, BATCH, WHOLE = 48, 16, next(iter(METHODS))
+EXAMPLES, BATCH = 48, 16
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -33,21 +33,18 @@ def optimizer(name):
 
 
 def run(name):
-    """The weights after two epochs; what does not depend on the optimizer is done once."""
     with strategy.scope():
         model = contract_net(dropout=0.0)
         model.compile(optimizer(name), LOSS, metrics=["accuracy"])
-    once = name == WHOLE
-    history = model.fit(data(), epochs=2, validation_data=data() if once else None, verbose=0)
-    found = {
+    history = model.fit(data(), epochs=2, validation_data=data(), verbose=0).history
+    evaluated = model.evaluate(data(), verbose=0, return_dict=True)
+    predicted = model.predict(data(), verbose=0)
+    return {
         "weights": [keras.ops.convert_to_numpy(v).tolist() for v in model.trainable_variables],
-        "history": {key: list(map(float, value)) for key, value in history.history.items()},
+        "history": {key: list(map(float, value)) for key, value in history.items()},
+        "evaluated": {key: float(value) for key, value in evaluated.items()},
+        "predictions": len(predicted),
     }
-    if once:
-        evaluated = model.evaluate(data(), verbose=0, return_dict=True)
-        found["evaluated"] = {key: float(value) for key, value in evaluated.items()}
-        found["predictions"] = len(model.predict(data(), verbose=0))
-    return found
 
 
 def plain_keras():
