@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_smoothout.checks import check_labels
+from keras_smoothout.landscape.datasets import MEMORY_BYTES, digits, prepared
 
-MEMORY_BYTES = 2**30  # A split with more pixels than this is streamed from disk.
 MOMENT_EXAMPLES = 10_000  # Streamed splits estimate mean and deviation from the first so many.
 
 
@@ -81,45 +81,13 @@ def load(
 
 
 def open_digits(image_size):
-    """1,437 training and 360 test images of 8x8x1, split once and for all, by class."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    images = resized(digits.images[..., None].astype("uint8"), image_size).numpy()
-    train_x, test_x, train_y, test_y = train_test_split(
-        images, digits.target, test_size=360, stratify=digits.target, random_state=0
-    )
-    return ((train_x, train_y), (test_x, test_y)), images.shape[1:], 10
+    splits = [(resized(images, image_size).numpy(), labels) for images, labels in digits()]
+    return splits, splits[0][0].shape[1:], 10
 
 
 def open_tfds(name, data_dir, download, train_split, test_split, image_size):
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        raise ValueError(
-            "`dataset` must be 'digits' or a name of https://www.tensorflow.org/datasets/catalog. "
-            f"Received: dataset={name}"
-        ) from None
-    pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
-    image, label = pair if len(pair) == 2 else (None, None)
-    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
-        raise ValueError(
-            "`dataset` must hold one image and one class label per example. "
-            f"Received: dataset={name} with {builder.info.features}"
-        )
-    if download:
-        builder.download_and_prepare()
-    if not builder.is_prepared():
-        raise FileNotFoundError(
-            f"Dataset '{name}' is not prepared in {builder.data_dir}. Pass --download to fetch it, "
-            "or --data_dir to name the folder that holds it."
-        )
+    builder, image, label = prepared(name, data_dir, download, image_size)
     height, width = (image_size, image_size) if image_size else image.shape[:2]
-    if height is None or width is None:
-        raise ValueError(f"The images of '{name}' vary in size. Pass --image_size to resize them.")
 
     def open_split(split):
         try:

@@ -54,6 +54,8 @@ def arguments(argv):
     add("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder to write to")
     add("--dataset", help="digits, a name of tensorflow-datasets, or an .npz file with x and y")
     add("--data_dir", help="folder of prepared tensorflow-datasets")
+    add("--download", action="store_true", help="let tensorflow-datasets fetch the set")
+    add("--image_size", type=int, default=0, help="resize all images to so many pixels")
     add("--split", help="split to measure on (default: train)")
     add("--examples", type=int, default=1000, help="use the first so many; 0 for all (1000)")
     add("--batch_size", type=int, default=500, help="examples in memory at a time (500)")
@@ -79,7 +81,7 @@ def arguments(argv):
     add("--seed", type=int, default=0, help="of all random draws (0)")
     add("--nopictures", dest="pictures", action="store_false", help="only the table")
     options = parser.parse_args(argv)
-    for name, least in (("examples", 0), ("batch_size", 1), ("grid", 2)):
+    for name, least in (("examples", 0), ("image_size", 0), ("batch_size", 1), ("grid", 2)):
         if getattr(options, name) < least:
             parser.error(f"--{name} must be at least {least}")
     return options
@@ -126,10 +128,14 @@ def examples(options, model):
     trained_on = kept.get("dataset"), kept.get("train_split", "train")
     split = options.split or trained_on[1]
     same = (name, split) == trained_on
-    drawn = int(kept["train_examples"]) if same and "train_examples" in kept else None
-    if "image_size" in kept and same:
-        raise ValueError("The run resized its images: save them as x and y of an .npz --dataset")
-    x, y = datasets.load(name, options.data_dir or kept.get("data_dir"), split, drawn)
+    x, y = datasets.load(
+        name,
+        options.data_dir or kept.get("data_dir"),
+        split,
+        int(kept["train_examples"]) if same and "train_examples" in kept else None,
+        options.image_size or int(kept.get("image_size", 0)),
+        options.download,
+    )
     count = options.examples or len(x)
     x, y = x[:count], y[:count]
     shape, given = getattr(model, "input_shape", None), x.shape

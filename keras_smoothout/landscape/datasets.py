@@ -4,15 +4,16 @@ Images come as `train.py` shows them to a network: each channel has mean 0 and d
 examples that it is trained on.
 """
 
-import math
 import pathlib
 
+import keras
 import numpy as np
 
 MEMORY_BYTES = 2**30  # Of pixels; train.py streams what is more.
+READ = 1000  # Images at a time.
 
 
-def load(name, data_dir=None, split="train", train_examples=None):
+def load(name, data_dir=None, split="train", train_examples=None, image_size=None, download=False):
     """Inputs and integer labels, or whatever an .npz file holds as `x` and `y`.
 
     Args:
@@ -22,13 +23,19 @@ def load(name, data_dir=None, split="train", train_examples=None):
         split: Split of tensorflow-datasets, as in `"train[:5000]"`; `"train"` or `"test"` of the
             digits. Defaults to `"train"`.
         train_examples: Number of training examples that `train.py` drew. Defaults to `None`: all.
+        image_size: Height and width, in pixels, that all images are resized to. Defaults to
+            `None`: as they are.
+        download: Whether tensorflow-datasets may fetch the set. Defaults to `False`.
 
     Raises:
         ValueError: If there is no such data, or it does not fit into memory.
     """
     if name.endswith(".npz"):
         return open_npz(pathlib.Path(name))
-    images, labels = open_digits(split) if name == "digits" else open_tfds(name, data_dir, split)
+    if name == "digits":
+        images, labels = open_digits(split, image_size)
+    else:
+        images, labels = open_tfds(name, data_dir, split, image_size, download)
     if train_examples is not None and train_examples < len(labels):
         drawn = np.random.default_rng(0).permutation(len(labels))[:train_examples]
         images, labels = images[drawn], labels[drawn]
@@ -47,54 +54,83 @@ def open_npz(path):
         raise ValueError(f"{path} must be an .npz file with arrays x and y: {error}") from error
 
 
-def open_digits(split):
-    """The 1,437 training or 360 test images of 8x8x1 that `train.py` makes of the digits."""
+def digits():
+    """1,437 training and 360 test images of 8x8x1 with labels, split once and for all, by class."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    if split not in ("train", "test"):
-        raise ValueError(f"The splits of digits are train and test. Received: split={split}")
     digits = load_digits()
     options = {"test_size": 360, "stratify": digits.target, "random_state": 0}
     images = digits.images[..., None].astype("uint8")
     train_x, test_x, train_y, test_y = train_test_split(images, digits.target, **options)
-    return (train_x, train_y) if split == "train" else (test_x, test_y)
+    return (train_x, train_y), (test_x, test_y)
 
 
-def open_tfds(name, data_dir, split):
-    """Images and labels of a prepared classification set; nothing is downloaded."""
+def open_digits(split, image_size):
+    if split not in ("train", "test"):
+        raise ValueError(f"The splits of digits are train and test. Received: split={split}")
+    images, labels = digits()[split == "test"]
+    return resized(images, image_size), labels
+
+
+def prepared(name, data_dir, download, image_size):
+    """The builder of a classification set, its feature of images, and that of labels."""
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise ValueError(
-            "The data set must be 'digits', an .npz file, or a name of "
-            f"https://www.tensorflow.org/datasets/catalog. Received: {name}"
+            "`dataset` must be 'digits' or a name of https://www.tensorflow.org/datasets/catalog. "
+            f"Received: dataset={name}"
         ) from None
-    keys = builder.info.supervised_keys or ()
-    pair = [type(builder.info.features[key]) for key in keys]
-    if pair != [tfds.features.Image, tfds.features.ClassLabel]:
+    pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
+    if [type(feature) for feature in pair] != [tfds.features.Image, tfds.features.ClassLabel]:
         raise ValueError(
-            f"{name} is no set of images with one label each; make an .npz file of it."
+            "`dataset` must hold one image and one class label per example. "
+            f"Received: dataset={name} with {builder.info.features}"
         )
+    if download:
+        builder.download_and_prepare()
     if not builder.is_prepared():
-        raise ValueError(
-            f"{name} is not prepared in {builder.data_dir}. Name the folder that holds it by "
-            f"--data_dir, or run: python -c \"import tensorflow_datasets as t; t.load('{name}')\""
+        raise FileNotFoundError(
+            f"Dataset '{name}' is not prepared in {builder.data_dir}. Pass --download to fetch it, "
+            "or --data_dir to name the folder that holds it."
         )
-    shape = builder.info.features[keys[0]].shape
-    if None in shape:
-        raise ValueError(f"The images of {name} vary in size; make an .npz file of it.")
+    if None in pair[0].shape and not image_size:
+        raise ValueError(f"The images of '{name}' vary in size. Pass --image_size to resize them.")
+    return builder, *pair
+
+
+def open_tfds(name, data_dir, split, image_size, download):
+    import tensorflow_datasets as tfds
+
+    builder, image, _ = prepared(name, data_dir, download, image_size)
+    height, width = (image_size, image_size) if image_size else image.shape[:2]
     try:
         examples = builder.info.splits[split].num_examples
     except (KeyError, ValueError):
         known = ", ".join(builder.info.splits)
         raise ValueError(f"The splits of {name} are {known}. Received: split={split}") from None
-    if examples * math.prod(shape) > MEMORY_BYTES:
+    if not 0 < examples * height * width * image.shape[2] <= MEMORY_BYTES:
         raise ValueError(
-            f"{name} has {examples} images of {shape}, too many at once: take a part of them, as "
-            "in --split=train[:10000]"
+            f"{split} of {name} has {examples} images of {height}x{width}, none or too many at "
+            "once: take a part of them, as in --split=train[:10000]"
         )
-    batches = builder.as_dataset(split=split, as_supervised=True, batch_size=examples)
-    return next(iter(tfds.as_numpy(batches)))
+    size = 1 if None in image.shape else READ
+    batches = builder.as_dataset(split=split, as_supervised=True, batch_size=size)
+    read = ((resized(x, image_size), y) for x, y in tfds.as_numpy(batches))
+    return tuple(map(np.concatenate, zip(*read, strict=True)))
+
+
+def resized(images, size):
+    """Images squeezed to `size` x `size` pixels, whole numbers as before."""
+    if not size:
+        return images
+    pixels = keras.ops.cast(images, "float32")
+    pixels = keras.ops.image.resize(
+        pixels, (size, size), antialias=True, data_format="channels_last"
+    )
+    limits = np.iinfo(images.dtype)
+    pixels = np.clip(np.round(keras.ops.convert_to_numpy(pixels)), limits.min, limits.max)
+    return pixels.astype(images.dtype)
