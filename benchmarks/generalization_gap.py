@@ -4,9 +4,12 @@ Trains a grid of method x batch size x seed and appends one JSON line per run to
 benchmarks/generalization_gap.jsonl. Kill it at any point and start it again: runs that have a line
 are not repeated. `python -m benchmarks.report` turns the lines into RESULTS.md and figures.
 
-A run is a list of train.py's flags. Learning rates are tuned at each batch size, by four trials on
-the last 5,000 training images (seed 100), for plain SGD as for SmoothOut, SAM, LARS and LAMB; the
-other rows change one thing about one of these and keep its rate. The rate falls as a cosine.
+A run is a list of train.py's flags. Learning rates are tuned at each batch size on the last 5,000
+training images (seed 100), for plain SGD as for SmoothOut, SAM, LARS and LAMB: four trials a factor
+of two apart, then one more beyond the best as long as that is the highest or the lowest; the other
+rows change one thing about one of these and keep its rate. The rate falls as a cosine. Radii and
+rho are not tuned: 0.02 for SmoothOut and 0.3 for AdaSmoothOut are from a first look with two seeds,
+rho is its paper's.
 
 Settings: `f1` (Fashion-MNIST, 20,000 images), `f1-full` (all 60,000, smallest and largest batch, at
 the rates of `f1`), `resnet8` (CIFAR-10, 5,000 images of 16 x 16 pixels), `noise` (radius and copies
@@ -32,12 +35,9 @@ from training import courses, options, runs
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
 BASE, GHOST, SEEDS, TUNING_SEED = 128, 128, range(5), 100
 BATCH_SIZES = (128, 512, 2048, 8192)
-FACTORS = (
-    0.25,
-    0.5,
-    1.0,
-    2.0,
-)  # Trials of the learning rate, times that of `RATES` by the sqrt rule.
+POWERS = range(
+    -2, 2
+)  # Of two: trials of the learning rate, times that of `RATES` by the sqrt rule.
 RATES = {"SGD": 0.05, "SmoothOut": 0.05, "SAM": 0.05, "LARS": 4.0, "LAMB": 0.01}
 ROWS = {  # label: whose tuned rate, ghost batches, flags
     "SGD": ("SGD", False, []),
@@ -101,30 +101,46 @@ def key(run):
     return run["experiment"], run["label"], run["batch_size"], run["seed"]
 
 
-def tuning(setting):
-    """The trials of the learning rates."""
-    common, epochs, held_out, batch_sizes, rows, _ = SETTINGS[setting]
+def trial(setting, label, batch_size, power):
+    """One learning rate of a row."""
+    common, epochs, held_out, *_ = SETTINGS[setting]
+    _, ghosts, flags = ROWS[label]
     split = [f"--train_split=train[:{held_out}]", f"--test_split=train[{held_out}:]"]
-    for batch_size in batch_sizes:
-        for label, rate in RATES.items():
-            if label not in rows:
+    rate = float(f"{2.0**power * RATES[label] * sqrt_scaling(batch_size, BASE):.3g}")
+    ghost = min(GHOST, batch_size) if ghosts else None
+    recipe = Recipe(batch_size, rate, epochs, ghost_batch_size=ghost)
+    name, flags = f"{label}, rate {rate:g}", [*common, *split, *flags]
+    run = line(f"{setting}-tuning", name, batch_size, TUNING_SEED, flags, recipe)
+    return run | {"tunes": label, "rate": rate}
+
+
+def success(run):
+    """What the best trial has most of."""
+    return run["test_accuracy"], -run["test_loss"]
+
+
+def tuning(setting, done):
+    """The trials of the learning rates, as far as those done tell which are needed."""
+    for batch_size in SETTINGS[setting].batch_sizes:
+        for label in RATES:
+            if label not in SETTINGS[setting].rows:
                 continue
-            _, ghosts, flags = ROWS[label]
-            for factor in FACTORS:
-                scaled = float(f"{factor * rate * sqrt_scaling(batch_size, BASE):.3g}")
-                ghost = min(GHOST, batch_size) if ghosts else None
-                recipe = Recipe(batch_size, scaled, epochs, ghost_batch_size=ghost)
-                name = f"{label}, rate {scaled:g}"
-                all_flags = [*common, *split, *flags]
-                run = line(f"{setting}-tuning", name, batch_size, TUNING_SEED, all_flags, recipe)
-                yield run | {"tunes": label, "rate": scaled}
+            powers = [*POWERS]
+            while True:
+                trials = [trial(setting, label, batch_size, power) for power in powers]
+                if any(key(run) not in done for run in trials):
+                    break
+                best = max(range(len(trials)), key=lambda i: success(done[key(trials[i])]))
+                if 0 < best < len(trials) - 1:
+                    break
+                powers = [powers[0] - 1, *powers] if best == 0 else [*powers, powers[-1] + 1]
+            yield from trials
 
 
 def tuned(done, setting):
     """The best rate of each tuned row at each batch size, once all of its trials are there."""
     trials = [run for run in done.values() if run["experiment"] == f"{setting}-tuning"]
-    trials.sort(key=lambda run: (run["test_accuracy"], -run["test_loss"]))
-    return {(run["tunes"], run["batch_size"]): run["rate"] for run in trials}
+    return {(run["tunes"], run["batch_size"]): run["rate"] for run in sorted(trials, key=success)}
 
 
 def grid(setting, rates):
@@ -290,6 +306,8 @@ def main():
     done = recorded(args.results)
 
     def complete(runs_):
+        """Train those that have no line; whether there were any."""
+        known = len(done)
         for i, run in enumerate(runs_, 1):
             old = done.get(key(run))
             if old is None:
@@ -301,10 +319,12 @@ def main():
                     f"{args.results} holds {key(run)} with other flags, {old['flags']}: remove its "
                     f"line, or name other --results. Expected: {run['flags']}"
                 )
+        return len(done) > known
 
     source = SETTINGS[args.setting].rates
     if source is None:
-        complete(list(tuning(args.setting)))
+        while complete(list(tuning(args.setting, done))):
+            pass
     elif not tuned(done, source):
         raise SystemExit(f"--setting={args.setting} takes its rates from {source}: run that first.")
     rates = tuned(done, source or args.setting)

@@ -44,8 +44,10 @@ MEASURES = {  # name: value of a run, format, unit
         "%",
     ),
     "sharpness": (lambda run: run["sharpness"], ".3f", "nats"),
-    "updates": (lambda run: run["updates"], ".0f", ""),
-    "CPU seconds": (lambda run: run["epochs"] * run["epoch_seconds"], ".0f", "s"),
+}
+COSTS = {  # The same for all seeds: the seconds are of one run that was timed.
+    "updates": lambda run: run["updates"],
+    "CPU seconds": lambda run: run["epochs"] * run["epoch_seconds"],
 }
 
 
@@ -103,17 +105,26 @@ def filled(name, rows, sizes):
     return [(k, [mean_std(name, c[s]) if s in c else "" for s in sizes]) for k, c in rows.items()]
 
 
+def any_run(cells):
+    """One of the runs of a label."""
+    return next(iter(next(iter(cells.values())).values()))
+
+
 def section(setting, rows, tuning):
     """All tables of a setting, and links to its figures."""
     sizes = batch_sizes(rows)
     heads = ["batch size", *map(str, sizes)]
     lines = [f"## {TITLES.get(setting, setting)}"]
-    some = next(iter(next(iter(next(iter(rows.values())).values())).values()))  # Any run.
     for name, (_, _, unit) in MEASURES.items():
-        if name == "sharpness" and name not in some:  # Only that setting has it.
-            continue
-        cells = filled(name, rows, sizes)
-        lines += [f"### {name}{unit and f' ({unit})'}, mean ± std (n)", table(heads, cells)]
+        if name == "sharpness" and name not in any_run(next(iter(rows.values()))):
+            continue  # Only one setting has it.
+        lines += [f"### {name} ({unit}), mean ± std (n)", table(heads, filled(name, rows, sizes))]
+    for name, cost in COSTS.items():
+        cells = [
+            (k, [f"{cost(any_run({s: c[s]})):.0f}" if s in c else "" for s in sizes])
+            for k, c in rows.items()
+        ]
+        lines += [f"### {name} of a run", table(heads, cells)]
     for name in ("test accuracy", "test loss"):
         cells = [
             (k, [difference(name, c.get(s, {}), rows[BASELINE].get(s, {})) for s in sizes])
@@ -125,8 +136,11 @@ def section(setting, rows, tuning):
         heading = f"### {name} minus that of {BASELINE}, same seeds, 95 % confidence"
         lines += [heading, table(heads, cells)]
     if tuning:
+        some = {label: any_run(cells) for label, cells in tuning.items()}
+        methods = list(dict.fromkeys(run["tunes"] for run in some.values()))
+        order = sorted(some, key=lambda k: (methods.index(some[k]["tunes"]), some[k]["rate"]))
         name = "test accuracy"  # On the images held out for validation.
-        cells = filled(name, tuning, sizes)
+        cells = filled(name, {label: tuning[label] for label in order}, sizes)
         lines += ["### trials of the learning rate: validation accuracy (%)", table(heads, cells)]
     figures = ("radius",) if setting == "noise" else ("batch_size", "time")
     lines += [f"![{setting}](figures/{setting}_{name}.png)" for name in figures]

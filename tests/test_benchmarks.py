@@ -1,6 +1,8 @@
 """The runner of the evidence goes on where it was killed, and its grid is what it says."""
 
+import collections
 import json
+import math
 
 import pytest
 
@@ -31,10 +33,21 @@ def test_every_row_is_trained_at_every_batch_size_with_every_seed():
         sizes = gap.BATCH_SIZES[1:] if label.startswith("+") else gap.BATCH_SIZES
         cells = {(run["batch_size"], run["seed"]) for run in runs if run["label"] == label}
         assert cells == {(size, seed) for size in sizes for seed in gap.SEEDS}
-    trials = list(gap.tuning("f1"))
+    trials = list(gap.tuning("f1", {}))
     counts = {label: sum(run["tunes"] == label for run in trials) for label in gap.RATES}
-    assert set(counts.values()) == {len(gap.FACTORS) * len(gap.BATCH_SIZES)}  # Alike for all.
+    assert set(counts.values()) == {len(gap.POWERS) * len(gap.BATCH_SIZES)}  # Alike for all.
     assert all("--test_split=train[55000:]" in run["flags"] for run in trials)  # Not the test set.
+
+
+def test_trials_go_on_until_the_best_is_not_the_last():
+    done, best = {}, gap.RATES | {"SGD": 0.8}
+    while new := [run for run in gap.tuning("f1", done) if gap.key(run) not in done]:
+        for run in new:
+            far = abs(math.log(run["rate"] / best[run["tunes"]]))
+            done[gap.key(run)] = run | {"test_accuracy": -far, "test_loss": 0.0}
+    small = [run["tunes"] for run in done.values() if run["batch_size"] == 128]
+    assert collections.Counter(small) == {**dict.fromkeys(gap.RATES, 4), "SGD": 8}
+    assert set(gap.tuned(done, "f1").values()) == set(best.values())
 
 
 def test_regime_adaptation_preserves_the_updates():
