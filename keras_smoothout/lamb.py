@@ -7,6 +7,7 @@ taken; in `keras.optimizers.Lamb` it is not, so that one is LAMB only without de
 import keras
 from keras import ops
 
+from keras_smoothout import backend
 from keras_smoothout.checks import check_names, check_number, check_rate
 from keras_smoothout.weights import norm
 from keras_smoothout.wrapper import included
@@ -86,7 +87,7 @@ class LAMB(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         i = self._get_variable_index(variable)
         w = ops.convert_to_tensor(variable)
-        g = ops.cast(gradient, w.dtype)
+        g = ops.cast(backend.dense(gradient), w.dtype)
         t = ops.cast(self.iterations + 1, w.dtype)
         m = self.beta_1 * self._m[i] + (1 - self.beta_1) * g
         v = self.beta_2 * self._v[i] + (1 - self.beta_2) * ops.square(g)

@@ -7,6 +7,7 @@ its weights' norm to its gradient's. The trust ratio gives each layer its own.
 import keras
 from keras import ops
 
+from keras_smoothout import backend
 from keras_smoothout.checks import check_names, check_number, check_rate, check_switch
 from keras_smoothout.weights import norm
 from keras_smoothout.wrapper import included
@@ -83,7 +84,7 @@ class LARS(keras.optimizers.SGD):
     def update_step(self, gradient, variable, learning_rate):
         if self._get_variable_index(variable) in self._adapted:
             w = ops.convert_to_tensor(variable)
-            g = ops.cast(gradient, w.dtype)
+            g = ops.cast(backend.dense(gradient), w.dtype)
             w_norm, g_norm = norm([w]), norm([g])
             ratio = self.trust_coefficient * w_norm / (g_norm + self.decay * w_norm)
             ratio = ops.where(ops.logical_and(w_norm > 0, g_norm > 0), ratio, 1.0)

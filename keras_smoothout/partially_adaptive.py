@@ -6,6 +6,7 @@ Fully adaptive steps fit fast and generalise worse; partially adaptive ones keep
 import keras
 from keras import ops
 
+from keras_smoothout import backend
 from keras_smoothout.checks import check_number, check_rate
 
 
@@ -32,7 +33,8 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
     Raises:
         ValueError: If an argument is out of its range.
 
-    Reduces to: AMSGrad when `partial=0.5`, SGD with a bias-corrected momentum when `partial=0`.
+    Reduces to: AMSGrad when `partial=0.5`; SGD with momentum when `partial=0`, but for the factor
+        `(1 - beta_1) * step` of the learning rate.
     Cost: 1 gradient a step and three copies of the weights that are kept.
     Differs from the paper: the bias corrections of its code, which its algorithm leaves out.
 
@@ -70,7 +72,7 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         i = self._get_variable_index(variable)
-        g = ops.cast(gradient, variable.dtype)
+        g = ops.cast(backend.dense(gradient), variable.dtype)
         t = ops.cast(self.iterations + 1, variable.dtype)
         m = self.beta_1 * self._m[i] + (1 - self.beta_1) * g
         v = self.beta_2 * self._v[i] + (1 - self.beta_2) * ops.square(g)

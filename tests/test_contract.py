@@ -405,6 +405,25 @@ def test_loss_scaling(method):
 WEIGHTS = np.linspace(0.0, 2.0, STEPS * BATCH, dtype="float32")
 
 
+@pytest.mark.parametrize("base", BASES)
+def test_the_gradient_of_an_embedding(base):
+    # TensorFlow hands its rows to the optimizer of a plain model, and a whole gradient to ours.
+    words, y = np.array([[1, 2], [2, 2], [4, 1]]), np.array([[0.0], [1.0], [2.0]])
+    weights = []
+    for inside in (False, True):
+        keras.utils.set_random_seed(0)
+        net = [keras.layers.Embedding(6, 3), keras.layers.Flatten(), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((2,)), *net])
+        optimizer = optimizer_of(base)
+        model = ks.wrap(model) if inside else model
+        model.compile(ks.SmoothOut(optimizer, radius=0.0) if inside else optimizer, "mse")
+        model.optimizer.build(model.trainable_variables)
+        for _ in range(3):
+            model.train_on_batch(words, y)
+        weights.append(model.get_weights())
+    close(*weights, 1e-5)
+
+
 @functools.cache
 def plain(weighted):
     """What Keras itself makes of the examples, weighted or not."""

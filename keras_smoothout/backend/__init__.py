@@ -17,6 +17,7 @@ TrainStep = _backend.TrainStep
 all_reduce_sum = _backend.all_reduce_sum
 assign_if = _backend.assign_if
 compiled = _backend.compiled
+dense = _backend.dense
 fused = _backend.fused
 hessian_product = _backend.hessian_product
 linearize = _backend.linearize

@@ -26,6 +26,11 @@ def value_and_grad(function):
     return call
 
 
+def dense(gradient):
+    """A gradient as one tensor, which it is."""
+    return gradient
+
+
 def compiled(function):
     """Compile `function` of nested tensors, once for each set of shapes."""
     return jax.jit(function)

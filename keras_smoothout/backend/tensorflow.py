@@ -22,14 +22,19 @@ def value_and_grad(function):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             loss, aux = function(weights)
-        grads = tape.gradient(loss, weights)
-        dense = [
-            tf.zeros_like(w) if g is None else tf.convert_to_tensor(g)
-            for g, w in zip(grads, weights, strict=True)
+        found = tape.gradient(loss, weights)
+        grads = [
+            tf.zeros_like(w) if g is None else dense(g)
+            for g, w in zip(found, weights, strict=True)
         ]
-        return (loss, aux), dense, [g is not None for g in grads]
+        return (loss, aux), grads, [g is not None for g in found]
 
     return call
+
+
+def dense(gradient):
+    """A gradient as one tensor: that of an embedding is told by the rows that were looked up."""
+    return tf.convert_to_tensor(gradient)
 
 
 def compiled(function):
