@@ -1,7 +1,7 @@
 """Ghost batch normalization: a large batch with the statistics of small ones.
 
-The layer does for BatchNormalization alone, and faster, what `ghost_batch_size` of `compile` does
-for the whole step.
+The layer does for BatchNormalization alone, and in one pass over the batch, what `ghost_batch_size`
+of `compile` does for the whole step.
 """
 
 import keras
@@ -127,15 +127,16 @@ def convert(model, ghost_batch_size):
     """A copy of `model` with `GhostBatchNormalization` in place of BatchNormalization.
 
     Args:
-        model: A built functional or sequential `keras.Model`. It is left as it is.
+        model: A built functional or sequential `keras.Model`. It is left as it is. Ghost batches
+            that it has already take the new size.
         ghost_batch_size: Number of examples that share statistics.
 
     Returns:
         A model of the same weights, not compiled.
 
     Raises:
-        ValueError: If there is no BatchNormalization to convert, or the model is subclassed or
-            not built.
+        ValueError: If there is no BatchNormalization to convert, one is inside another layer, or
+            the model is subclassed or not built.
 
     Example:
         >>> import keras, keras_smoothout as ks
@@ -152,11 +153,17 @@ def convert(model, ghost_batch_size):
         )
 
     def ghost(layer):
-        if type(layer) is layers.BatchNormalization:
+        if type(layer) in (layers.BatchNormalization, GhostBatchNormalization):
             config = layer.get_config() | {"ghost_batch_size": ghost_batch_size}
             return GhostBatchNormalization.from_config(config)
         return layer.__class__.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=ghost, recursive=True)
+    left = [x.path for x in batch_norms(copy) if type(x) is layers.BatchNormalization]
+    if left:
+        raise ValueError(
+            "`convert` cannot replace BatchNormalization inside another layer: have that layer "
+            f"make a `GhostBatchNormalization`. Received: a model with {', '.join(left)}"
+        )
     copy.set_weights(model.get_weights())
     return copy

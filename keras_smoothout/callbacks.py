@@ -62,7 +62,8 @@ class DistanceFromInit(keras.callbacks.Callback):
         return [keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables]
 
     def on_train_begin(self, logs=None):
-        self._step = int(self.model.optimizer.iterations.numpy())
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        self._step = int(optimizer._iterations.numpy())  # Also those that only accumulate.
         if self.start is None:
             self.start = self._weights()
         ours, theirs = ([np.shape(w) for w in ws] for ws in (self._weights(), self.start))
@@ -91,8 +92,11 @@ class DistanceFromInit(keras.callbacks.Callback):
     def _after(self, step):
         return max(step + 1, round(step * 10 ** (1 / self.points_per_decade)))
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = self._step
+
     def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
+        self._step = self._before + batch + 1  # Of several steps in an execution, the last one.
         if self._step >= self._next:
             self._next = self._after(self._step)
             self._measure()

@@ -85,6 +85,17 @@ def check_ghosts(size, layer, shape):
         )
 
 
+def check_mean(losses):
+    """Raise if one of the `losses` of `compile` is a sum over the batch."""
+    for loss in keras.tree.flatten(losses):
+        if getattr(loss, "reduction", None) == "sum":
+            raise ValueError(
+                "`ghost_batch_size` averages over chunks what must be a mean over examples: leave "
+                "`reduction` at its default, and scale the learning rate instead. Received: "
+                f'loss={loss.name} with reduction="sum"'
+            )
+
+
 def check_labels(name, labels, classes):
     """Raise unless all elements of the array `labels` are whole numbers below `classes`."""
     least, most = labels.min(), labels.max()

@@ -27,7 +27,8 @@ class Step(NamedTuple):
     """Where in a training run a gradient is asked for.
 
     Attributes:
-        iteration: Number of updates that the optimizer has applied before.
+        iteration: Number of steps before this one; under gradient accumulation, several of them
+            make one update.
         replica: Index of the replica, 0 on one device.
         chunk: Index of the ghost batch within the replica's batch.
     """

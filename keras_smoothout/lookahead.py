@@ -24,7 +24,8 @@ class Lookahead(Wrapper):
             fast = slow
 
     The model holds the fast weights; they equal the slow ones after every `sync_period` updates.
-    The inner optimizer keeps its momentum over a synchronization. Works in any Keras model.
+    The inner optimizer keeps its momentum over a synchronization. Constraints hold for both.
+    Weights that are set by hand move back to the slow ones: `compile` again. Works in any model.
 
     Args:
         inner: Optimizer of the fast weights: an instance, a config or a name.
@@ -67,8 +68,11 @@ class Lookahead(Wrapper):
 
     def after_update(self, variables):
         def synchronized():
-            slow = [backend.read(v) for v in self.slow]
-            return 2 * lerp(slow, [backend.read(v) for v in variables], self.slow_step_size)
+            slow, fast = ([backend.read(v) for v in vs] for vs in (self.slow, variables))
+            slow = lerp(slow, fast, self.slow_step_size)
+            return 2 * [
+                v.constraint(s) if v.constraint else s for v, s in zip(variables, slow, strict=True)
+            ]
 
         # Under gradient accumulation this holds for several steps, of which the first one changes
         # the weights and the others find slow and fast weights equal.

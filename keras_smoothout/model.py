@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 from keras_smoothout import backend
-from keras_smoothout.checks import check_count, check_fit, check_ghosts
+from keras_smoothout.checks import check_count, check_fit, check_ghosts, check_mean
 from keras_smoothout.evaluation import Batch, Step, state_variables
 from keras_smoothout.weights import lerp
 from keras_smoothout.wrapper import Wrapper, gradients
@@ -45,13 +45,15 @@ class TrainStep(backend.TrainStep):
             ghost_batch_size: Number of examples in one chunk of the (per-replica) batch, or `None`
                 for the whole batch. Each chunk has BatchNormalization statistics, dropout masks and
                 perturbations of its own; the gradients are averaged, weighted by chunk size, so a
-                smaller last chunk counts for what it holds. The memory for activations is that of
-                one chunk. Defaults to `None`.
+                smaller last chunk counts for what it holds (by examples, also where a mask leaves
+                out some of their steps). The memory for activations is that of one chunk. Defaults
+                to `None`.
             **kwargs: As for `keras.Model.compile`.
         """
+        super().compile(*args, **kwargs)
         if ghost_batch_size is not None:
             check_count("ghost_batch_size", ghost_batch_size)
-        super().compile(*args, **kwargs)
+            check_mean(self.loss)
         self.ghost_batch_size = ghost_batch_size
 
     def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
@@ -214,8 +216,8 @@ def wrap(model):
 
     Args:
         model: A `keras.Model`. A functional or sequential model comes back as a `Model` of the same
-            layers; a subclassed one is called from within a new model. Weights are shared. Compile
-            the result, not `model`.
+            layers; one with a `call` of its own is called from within a new model. Weights are
+            shared. Compile the result, not `model`.
 
     Raises:
         ValueError: If the class of `model` overrides one of the `Trainer` methods that the new
@@ -233,8 +235,9 @@ def wrap(model):
             f"`class {name}(keras_smoothout.TrainStep, keras.Model)`, and express a `train_step` "
             f"of its own by `compute_loss`. Received: a model with its own {', '.join(own)}"
         )
-    if isinstance(model, keras.Sequential) and model.built:
+    call = type(model).call
+    if call is keras.Sequential.call and model.built:
         return Model(model.inputs[0], model.outputs[0], name=model.name)
-    if isinstance(model, Functional):
+    if call is Functional.call:
         return Model(model.input, model.output, name=model.name)
     return Wrapped(model, name=model.name)

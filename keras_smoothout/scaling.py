@@ -164,8 +164,8 @@ class Recipe:
             rule: `"sqrt"`, `"linear"` or `"none"`, or the factor on the learning rate: a number,
                 such as `random_matrix_scaling` gives. Defaults to `"sqrt"`.
             regime_adaptation: Whether epochs and milestones are stretched by
-                `ceil(batch_size / self.batch_size)`, so that there are as many updates as before.
-                Defaults to `False`.
+                `ceil(batch_size / self.batch_size)`, so that there are as many updates as before
+                (more, if the sizes do not divide each other). Defaults to `False`.
             ghost_batch_size: The new one. Defaults to `None`: as before.
             warmup_epochs: The new ones. Defaults to `None`: as before.
         """

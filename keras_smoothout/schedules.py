@@ -95,8 +95,64 @@ class TanhRadius(LearningRateSchedule):
         }
 
 
+class Around(LearningRateSchedule):
+    """Base of the schedules that change another, a float or a `LearningRateSchedule`."""
+
+    def __init__(self, schedule):
+        if not isinstance(schedule, LearningRateSchedule):
+            check_number("schedule", schedule)
+        self.schedule = schedule
+
+    def at(self, step):
+        """Value of the other schedule."""
+        value = self.schedule(step) if callable(self.schedule) else self.schedule
+        return ops.cast(value, "float32")
+
+    def get_config(self):
+        if isinstance(self.schedule, LearningRateSchedule):
+            return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
+        return {"schedule": self.schedule}
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = config["schedule"]
+        if isinstance(schedule, dict):
+            schedule = keras.saving.deserialize_keras_object(schedule)
+        return cls(**config | {"schedule": schedule})
+
+
 @keras.saving.register_keras_serializable("keras_smoothout")
-class WarmUp(LearningRateSchedule):
+class ScaledUntil(Around):
+    """Another schedule, times `factor` before step `steps`: for batches that are smaller there.
+
+    Args:
+        schedule: A float, or a `LearningRateSchedule`.
+        steps: Number of steps to scale.
+        factor: What the learning rate is multiplied by.
+
+    Example:
+        >>> from keras_smoothout.schedules import ScaledUntil
+        >>> [round(float(ScaledUntil(0.4, 100, factor=0.25)(step)), 3) for step in (0, 99, 100)]
+        [0.1, 0.1, 0.4]
+    """
+
+    def __init__(self, schedule, steps, factor):
+        super().__init__(schedule)
+        check_count("steps", steps)
+        check_number("factor", factor)
+        self.steps = steps
+        self.factor = factor
+
+    def __call__(self, step):
+        small = ops.cast(step, "float32") < self.steps
+        return self.at(step) * ops.where(small, self.factor, 1.0)
+
+    def get_config(self):
+        return super().get_config() | {"steps": self.steps, "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class WarmUp(Around):
     """A straight line up to another schedule: `start + (schedule(warmup_steps) - start) * t`.
 
     Args:
@@ -114,33 +170,16 @@ class WarmUp(LearningRateSchedule):
     """
 
     def __init__(self, schedule, warmup_steps, start=0.0):
-        if not isinstance(schedule, LearningRateSchedule):
-            check_number("schedule", schedule)
+        super().__init__(schedule)
         check_count("warmup_steps", warmup_steps)
         check_number("start", start)
-        self.schedule = schedule
         self.warmup_steps = warmup_steps
         self.start = start
 
     def __call__(self, step):
-        def at(step):
-            value = self.schedule(step) if callable(self.schedule) else self.schedule
-            return ops.cast(value, "float32")
-
         progress = ops.cast(step, "float32") / self.warmup_steps
-        rising = self.start + (at(self.warmup_steps) - self.start) * progress
-        return ops.where(progress < 1.0, rising, at(step))
+        rising = self.start + (self.at(self.warmup_steps) - self.start) * progress
+        return ops.where(progress < 1.0, rising, self.at(step))
 
     def get_config(self):
-        scheduled = isinstance(self.schedule, LearningRateSchedule)
-        schedule = (
-            keras.saving.serialize_keras_object(self.schedule) if scheduled else self.schedule
-        )
-        return {"schedule": schedule, "warmup_steps": self.warmup_steps, "start": self.start}
-
-    @classmethod
-    def from_config(cls, config):
-        schedule = config["schedule"]
-        if isinstance(schedule, dict):
-            schedule = keras.saving.deserialize_keras_object(schedule)
-        return cls(**config | {"schedule": schedule})
+        return super().get_config() | {"warmup_steps": self.warmup_steps, "start": self.start}

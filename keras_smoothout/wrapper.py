@@ -86,6 +86,7 @@ class Wrapper(keras.optimizers.Optimizer):
         self.inner.apply(grads, trainable_variables or self._trainable_variables)
         self.after_update(self._trainable_variables)
         self._iterations.assign_add(1)
+        self._asked = False
 
     @property
     def variables(self):

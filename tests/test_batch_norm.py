@@ -159,9 +159,23 @@ def test_convert_keeps_weights_and_inference(make):
     assert {x.ghost_batch_size for x in ghosts} == {8}
 
 
+def test_convert_gives_ghosts_a_new_size():
+    twice = ks.convert(ks.convert(nested(), 8), 4)
+    assert {x.ghost_batch_size for x in twice._flatten_layers() if hasattr(x, "moving_mean")} == {4}
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (
+            lambda: ks.convert(
+                keras.Sequential(
+                    [keras.Input((3, 2)), layers.TimeDistributed(layers.BatchNormalization())]
+                ),
+                8,
+            ),
+            "cannot replace BatchNormalization inside another layer",
+        ),
         (lambda: ks.GhostBatchNormalization(0), "`ghost_batch_size` must be an integer >= 1"),
         (lambda: ks.GhostBatchNormalization(8, renorm=True), "leave out `renorm`"),
         (

@@ -40,6 +40,21 @@ def test_distance_from_init(tmp_path):
         assert "distance_from_init" in next(csv.reader(file))
 
 
+def test_the_steps_of_an_execution_and_of_an_update_are_all_counted():
+    model, callback = compiled(), ks.DistanceFromInit()
+    model.compile(ks.SmoothOut("sgd"), "mse", steps_per_execution=4)
+    model.fit(X, Y, 4, 2, verbose=0, callbacks=[callback])
+    steps = len(X) // 4
+    assert [step for step, _ in callback.distances][-1] == 2 * steps
+    # A second training goes on counting, by steps also where several make an update.
+    model, callback = compiled(), ks.DistanceFromInit()
+    model.compile(ks.SmoothOut(keras.optimizers.SGD(gradient_accumulation_steps=4)), "mse")
+    for _ in range(2):
+        model.fit(X, Y, 4, 1, verbose=0, callbacks=[callback])
+    seen = [step for step, _ in callback.distances]
+    assert seen == sorted(set(seen)) and {steps, 2 * steps} <= set(seen)
+
+
 def test_the_first_distance_is_the_first_step():
     model = compiled()
     start = model.get_weights()

@@ -18,6 +18,7 @@ from nets import assert_equal, on_batch, sgd, values
 import keras_smoothout as ks
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+SUM = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
 register = keras.saving.register_keras_serializable("test_keras_features")
 
 
@@ -597,6 +598,45 @@ def test_wrap_shares_weights_and_is_idempotent():
     before = model.get_weights()
     train(wrapped, nested())
     assert np.any(model.get_weights()[0] != before[0])
+
+
+class Tenfold(keras.Model):
+    """A functional model with a `call` of its own."""
+
+    def call(self, *args, **kwargs):
+        return 10 * super().call(*args, **kwargs)
+
+
+class TenfoldSequential(keras.Sequential):
+    """A sequential one."""
+
+    def call(self, *args, **kwargs):
+        return 10 * super().call(*args, **kwargs)
+
+
+@pytest.mark.parametrize("cls", [Tenfold, TenfoldSequential])
+def test_wrap_keeps_a_call_of_the_model_itself(cls):
+    inputs = keras.Input((3,))
+    net = dense(2)
+    model = cls([inputs, net]) if issubclass(cls, keras.Sequential) else cls(inputs, net(inputs))
+    x = features()
+    outputs = keras.ops.convert_to_numpy(model(x))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(ks.wrap(model)(x)), outputs)
+
+
+def test_a_step_that_does_not_ask_is_refused_also_after_one_that_did():
+    model, optimizer = functional(), ks.SmoothOut("sgd")
+    train(ks.wrap(model), optimizer)
+    model.compile(optimizer, SPARSE)
+    with pytest.raises(RuntimeError, match="has to ask for its gradients"):
+        model.fit(features(), labels(), 8, verbose=0)
+
+
+@pytest.mark.parametrize("losses", [SUM, [SUM]])
+def test_chunks_refuse_a_loss_that_is_a_sum(losses):
+    with pytest.raises(ValueError, match="averages over chunks.*Received: loss=.*sum"):
+        ks.wrap(functional()).compile("sgd", losses, ghost_batch_size=4)
+    ks.wrap(functional()).compile("sgd", losses)
 
 
 def test_evaluate_and_predict_are_those_of_the_model():

@@ -41,6 +41,18 @@ def fast_and_slow(model, optimizer, batch, steps, **compiled):
     return np.array(fast), np.array(slow)
 
 
+def test_constraints_hold_after_a_synchronization():
+    keras.utils.set_random_seed(0)
+    unit = keras.constraints.UnitNorm()
+    net = [keras.Input((3,)), keras.layers.Dense(2, use_bias=False, kernel_constraint=unit)]
+    model = keras.Sequential(net)
+    model.compile(ks.Lookahead(keras.optimizers.SGD(0.5), sync_period=2), "mse")
+    x = np.random.default_rng(0).normal(size=(8, 3))
+    for _ in range(4):
+        model.train_on_batch(x, x[:, :2])
+    np.testing.assert_allclose(np.linalg.norm(model.get_weights()[0], axis=0), 1, rtol=1e-5)
+
+
 @PRECISE
 @pytest.mark.parametrize("name", ["momentum", "adam_keras"])
 @pytest.mark.parametrize(("k", "alpha"), [(5, 0.5), (6, 0.8)])

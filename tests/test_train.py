@@ -210,7 +210,12 @@ def test_the_machine_flags_train(tmp_path):
         ("--base_batch_size=64 --scaling=none", [0.1] * 9),
         (
             "--base_batch_size=64 --small_batch_epochs=1 --lr_schedule=piecewise --lr_milestones=1",
-            [0.1 * 2**0.5] * 6 + [0.01 * 2**0.5] * 3,
+            [0.1] * 6 + [0.01 * 2**0.5] * 3,
+        ),
+        ("--base_batch_size=64 --small_batch_epochs=1", [0.1] * 6 + [0.1 * 2**0.5] * 3),
+        (
+            "--lr_schedule=polynomial --lr_power=2 --warmup_epochs=1",
+            [0, 0.1 / 3, 0.2 / 3] + [0.1 * (1 - i / 6) ** 2 for i in range(6)],
         ),
         (
             "--lr_schedule=cosine --warmup_epochs=1",
@@ -281,7 +286,6 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--compare=sgd,sam --copies=2", "--copies means nothing to the method sgd or sam"),
         ("--method=adam --nesterov", "--nesterov means nothing to the method adam"),
         ("--method=smoothout --radius=-1", "flag --radius=-1"),
-        ("--method=smoothout --radius_schedule=tanh", "`radius` must be a finite number"),
         ("--method=smoothout --copies=3 --antithetic", "so `copies` must be even"),
         ("--clipnorm=1 --clipvalue=1", "Only one of `clipnorm`, `clipvalue`"),
         ("--resume", "--resume needs --workdir"),
@@ -295,6 +299,8 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--lr_schedule=piecewise --lr_milestones=²", "must be whole epochs"),
         ("--scaling=linear", "--scaling needs --base_batch_size"),
         ("--regime_adaptation", "--regime_adaptation needs --base_batch_size"),
+        ("--method=smoothout --radius_schedule=tanh", "--radius_schedule needs --radius"),
+        ("--radius=1 --radius_schedule=tanh", "--radius means nothing to the method sgd"),
         ("--small_batch_epochs=2", "--small_batch_epochs needs --base_batch_size"),
         ("--base_batch_size=8 --small_batch_epochs=20", "--small_batch_epochs must be less"),
         ("--base_batch_size=-8", "flag --base_batch_size=-8"),

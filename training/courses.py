@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 
 from keras_smoothout.scaling import Recipe
-from keras_smoothout.schedules import AnnealedRadius, TanhRadius, WarmUp
+from keras_smoothout.schedules import AnnealedRadius, ScaledUntil, TanhRadius, WarmUp
 from training.devices import Devices
 
 ONE = Devices()
@@ -30,6 +30,7 @@ class Course(NamedTuple):
 
     recipe: Recipe
     stages: tuple
+    small_rate: float = 1.0  # Factor on the learning rate for batches of the base size.
 
     @property
     def epochs(self):
@@ -43,14 +44,20 @@ class Course(NamedTuple):
         )
 
     def learning_rate(self, options):
-        """The learning rate over the steps."""
+        """The learning rate over the steps; small batches to begin with have that of theirs."""
+        rate, small = self.shape(options), self.step_at(options.small_batch_epochs)
+        return ScaledUntil(rate, small, self.small_rate) if small else rate
+
+    def shape(self, options):
+        """The learning rate over the steps, were all batches large."""
         schedules, rate = keras.optimizers.schedules, self.recipe.learning_rate
         warmup, total = (self.step_at(e) for e in (options.warmup_epochs, self.epochs))
         if options.lr_schedule == "cosine":
             rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
             return schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
         if options.lr_schedule == "polynomial":
-            rate = schedules.PolynomialDecay(rate, total, 0.0, options.lr_power)
+            highest = rate / (1 - warmup / total) ** options.lr_power  # `rate`, once it is warm.
+            rate = schedules.PolynomialDecay(highest, total, 0.0, options.lr_power)
         if options.lr_schedule == "piecewise":
             last = [self.step_at(epoch) - 1 for epoch in self.recipe.milestones]
             rates = [rate * options.lr_decay**i for i in range(len(last) + 1)]
@@ -92,6 +99,7 @@ def plan(options, examples, devices=ONE):
             for epochs, size in stages
             if epochs
         ),
+        options.learning_rate / recipe.learning_rate if recipe.learning_rate else 1.0,
     )
 
 

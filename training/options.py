@@ -162,6 +162,8 @@ def check(f):
         finite = not isinstance(flag.value, float) or math.isfinite(flag.value)
         refuse(not finite, f"--{flag.name} must be finite")
     refuse(f.resume and not f.workdir, "--resume needs --workdir, the folder of the run")
+    wanting = f.radius_schedule != "constant" and f.radius is None
+    refuse(wanting, "--radius_schedule needs --radius, which it starts from or tends to")
     refuse(f.compare and f.method != "sgd", "--compare and --method exclude each other")
     refuse(len(set(names)) < len(names), "--compare must name each method once")
     if not all(re.fullmatch(methods.PATTERN, name) for name in names):

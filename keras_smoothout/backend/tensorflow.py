@@ -24,8 +24,7 @@ def value_and_grad(function):
             loss, aux = function(weights)
         found = tape.gradient(loss, weights)
         grads = [
-            tf.zeros_like(w) if g is None else dense(g)
-            for g, w in zip(found, weights, strict=True)
+            tf.zeros_like(w) if g is None else dense(g) for g, w in zip(found, weights, strict=True)
         ]
         return (loss, aux), grads, [g is not None for g in found]
 
