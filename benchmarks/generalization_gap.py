@@ -83,7 +83,7 @@ SETTINGS = {
     "resnet8": Setting(RESNET, 8, 45000, (128, 2048), (*ONE_GRADIENT, "SAM")),
     "noise": Setting([*F1, "--train_examples=20000"], 15, 55000, (128, 2048), (), rates="f1"),
 }
-RADII = {"SmoothOut": (0.0, 0.005, 0.01, 0.02, 0.04, 0.08), "AdaSmoothOut": (0.1, 0.3, 0.6)}
+RADII = {"SmoothOut": (0.0, 0.01, 0.02, 0.04, 0.08), "AdaSmoothOut": (0.1, 0.3, 0.6)}
 COPIES = (2, 4)  # One copy is the row of the same radius.
 
 

@@ -21,7 +21,7 @@ from scipy import stats
 HERE = pathlib.Path(__file__).parent
 README = HERE.parent / "README.md"
 MARKS = "<!-- evidence: python -m benchmarks.report -->", "<!-- end of evidence -->"
-BASELINE = "SGD"
+BASELINES = "SGD", "+ ghost batches"  # What the others are compared with.
 # Okabe and Ito's palette with a marker each, which the colour-blind can tell apart.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = [
@@ -66,7 +66,7 @@ def read(path):
                 for run in runs.values():
                     run["epoch_seconds"] = timed["cpu_seconds_per_epoch"]
     for rows in tree.values():  # What is added to the baseline comes right after it.
-        for label in sorted(rows, key=lambda label: (label != BASELINE, label[0] != "+")):
+        for label in sorted(rows, key=lambda label: (label != BASELINES[0], label[0] != "+")):
             rows[label] = rows.pop(label)
     return tree
 
@@ -82,9 +82,12 @@ def mean_std(name, cell):
 def difference(name, cell, baseline):
     """Mean difference of paired seeds, and its 95 % confidence interval by Student's t."""
     measure, form, _ = MEASURES[name]
-    pairs = [measure(cell[seed]) - measure(baseline[seed]) for seed in cell if seed in baseline]
-    if len(pairs) < 2:
+    both = cell.keys() & baseline.keys()
+    if len(both) < 2:
         return ""
+    if all(cell[seed]["flags"] == baseline[seed]["flags"] for seed in both):
+        return "the same runs"
+    pairs = [measure(cell[seed]) - measure(baseline[seed]) for seed in sorted(both)]
     mean, error = statistics.mean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
     reach = stats.t.ppf(0.975, len(pairs) - 1) * error
     return f"{mean:+{form}} [{mean - reach:+{form}}, {mean + reach:+{form}}]"
@@ -114,7 +117,8 @@ def section(setting, rows, tuning):
     """All tables of a setting, and links to its figures."""
     sizes = batch_sizes(rows)
     heads = ["batch size", *map(str, sizes)]
-    lines = [f"## {TITLES.get(setting, setting)}"]
+    made = {any_run(cells)["versions"] for cells in rows.values()}
+    lines = [f"## {TITLES.get(setting, setting)}", f"{', '.join(sorted(made))}; CPU, 2 cores."]
     for name, (_, _, unit) in MEASURES.items():
         if name == "sharpness" and name not in any_run(next(iter(rows.values()))):
             continue  # Only one setting has it.
@@ -126,15 +130,14 @@ def section(setting, rows, tuning):
         ]
         lines += [f"### {name} of a run", table(heads, cells)]
     for name in ("test accuracy", "test loss"):
-        cells = [
-            (k, [difference(name, c.get(s, {}), rows[BASELINE].get(s, {})) for s in sizes])
-            for k, c in rows.items()
-            if k != BASELINE and BASELINE in rows
-        ]
-        if not cells:
-            continue
-        heading = f"### {name} minus that of {BASELINE}, same seeds, 95 % confidence"
-        lines += [heading, table(heads, cells)]
+        for baseline in BASELINES if setting != "noise" else ():
+            cells = [
+                (k, [difference(name, c.get(s, {}), rows[baseline].get(s, {})) for s in sizes])
+                for k, c in rows.items()
+                if k not in BASELINES[: BASELINES.index(baseline) + 1]
+            ]
+            heading = f"### {name} minus that of {baseline}, same seeds, 95 % confidence"
+            lines += [heading, table(heads, cells)]
     if tuning:
         some = {label: any_run(cells) for label, cells in tuning.items()}
         methods = list(dict.fromkeys(run["tunes"] for run in some.values()))
@@ -162,7 +165,7 @@ def tidy(axis, **labels):
 def worst(rows):
     """Test accuracy of the baseline at its worst batch size."""
     measure = MEASURES["test accuracy"][0]
-    return min(statistics.mean(map(measure, cell.values())) for cell in rows[BASELINE].values())
+    return min(statistics.mean(map(measure, cell.values())) for cell in rows[BASELINES[0]].values())
 
 
 def by_batch_size(setting, rows):
