@@ -101,6 +101,16 @@ def test_giving_up_warns_with_the_residuals():
     assert found.residuals.max() > 0.1
 
 
+@pytest.mark.parametrize("products", [30, 50])  # Of 30 vectors 20 are kept, at each restart.
+def test_giving_up_where_the_basis_is_full(products):
+    even = np.diag(np.linspace(0, 1, 1000))
+    with pytest.warns(UserWarning, match=f"stopped after max_products={products}"):
+        found = eigenpairs(even, 10, tolerance=0.0, max_products=products)
+    assert found.products == products
+    true = np.linalg.norm(even @ found.vectors - found.vectors * found.values, axis=0)
+    np.testing.assert_allclose(found.residuals, true, atol=1e-12)
+
+
 def test_lanczos_recurrence():
     m, start = 60, np.arange(1.0, N + 1)
     found = lanczos(A, m, start)

@@ -129,7 +129,7 @@ def eigenpairs(operator, k=1, which="top", tolerance=None, basis=None, max_produ
             if before is not None and np.allclose(values[:k], before, rtol=0, atol=limit):
                 break
             before = values[:k]
-        if krylov.size == basis:
+        if krylov.size == basis and krylov.products < max_products:
             krylov.restart(values, S, k + (basis - k) // 2)
     else:
         warnings.warn(
