@@ -73,10 +73,27 @@ def test_fisher_trace_of_least_squares():
     found = fisher_trace(objective, examples=40)
     squares = np.sum(gradients**2, 1)
     assert found.value == pytest.approx(squares.mean(), rel=1e-5)
-    assert found.standard_error == pytest.approx(squares.std(ddof=1) / 40**0.5, rel=1e-4)
-    part = fisher_trace(objective, examples=20, seed=1)
-    assert part.value != found.value
-    assert abs(part.value - found.value) < SE_BOUND * part.standard_error
+    assert found.standard_error == 0  # All examples: nothing was drawn.
+    parts = [fisher_trace(objective, examples=30, seed=seed) for seed in range(60)]
+    values, errors = np.transpose(parts)
+    assert abs(values.mean() - found.value) < SE_BOUND * values.std() / 60**0.5
+    np.testing.assert_allclose((errors**2).mean() ** 0.5, values.std(), rtol=0.25)
+
+
+def test_fisher_trace_without_what_the_model_adds_for_each_example():
+    # The loss (x w - y)**2 and the activity's (x w)**2; the latter does not count.
+    x, y = np.array([[1.0, 0.0], [0.0, 3.0]]), np.array([[0.0], [1.0]])
+    model = linear([1.0, 2.0], "mse", activity_regularizer=keras.regularizers.L2(1.0))
+    squares = np.array([(2 * (1 - 0) * 1) ** 2, (2 * (6 - 1) * 3) ** 2])
+    for order in (slice(None), slice(None, None, -1)):
+        found = fisher_trace(Objective(model, x[order], y[order]))
+        assert found.value == pytest.approx(squares.mean(), rel=1e-6)
+
+
+def test_a_single_example_has_no_noise():
+    objective = Objective(linear([1.0], "mse"), np.ones((1, 1)), np.zeros((1, 1)))
+    assert fisher_trace(objective) == (4.0, 0.0)
+    assert gradient_noise_scale(objective) == (0.0, 0.0)
 
 
 def test_gradient_noise_scale_of_least_squares():
@@ -85,6 +102,9 @@ def test_gradient_noise_scale_of_least_squares():
     expected = np.sum((gradients - mean) ** 2) / 40 / np.sum((mean + regularizers) ** 2)
     found = gradient_noise_scale(objective, examples=40)
     assert found.value == pytest.approx(expected, rel=1e-5)
+    assert found.standard_error == 0
+    part = gradient_noise_scale(objective, examples=20)
+    assert 0 < abs(part.value - expected) < SE_BOUND * part.standard_error
     # It is what the variance of a batch says: E ||g_B - g||**2 = B_simple ||g||**2 / batch size.
     rng = np.random.default_rng(1)
     batches = gradients[rng.integers(0, 40, (20000, 10))].mean(1)

@@ -17,7 +17,15 @@ class Estimate(NamedTuple):
     standard_error: float = 0.0
 
 
-def mean(draws):
-    """The mean of independent `draws`, at least 2 of them, as an `Estimate`."""
+def mean(draws, population=np.inf):
+    """The mean of `draws` as an `Estimate`.
+
+    Args:
+        draws: Sequence of numbers, independent, or drawn without replacement from `population`.
+        population: Number of numbers to draw from: the mean of all of them is exact. Defaults to
+            infinity.
+    """
     draws = np.asarray(draws, "float64")
-    return Estimate(float(draws.mean()), float(draws.std(ddof=1) / len(draws) ** 0.5))
+    left = 1 - len(draws) / population
+    error = draws.std(ddof=1) * (left / len(draws)) ** 0.5 if left else 0.0
+    return Estimate(float(draws.mean()), float(error))

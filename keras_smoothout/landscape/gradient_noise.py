@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_smoothout.checks import check_count
 from keras_smoothout.landscape.estimate import Estimate, mean
@@ -13,9 +14,10 @@ def fisher_trace(objective, examples=200, seed=0):
 
         mean over examples of ||gradient of the example's own loss||**2
 
-    Labels are those of the data ("empirical"), regularizers of weights do not count. The Fisher
-    matrix of labels that the model draws itself is the Gauss-Newton matrix of cross-entropy from
-    logits; its trace is `gauss_newton_trace` in `measures`.
+    Labels are those of the data ("empirical"); losses that the model adds itself, by regularizers
+    of weights or activities or by `add_loss`, do not count. The Fisher matrix of labels that the
+    model draws itself is the Gauss-Newton matrix of cross-entropy from logits; its trace is
+    `gauss_newton_trace` in `measures`.
 
     Args:
         objective: An `Objective`.
@@ -28,18 +30,20 @@ def fisher_trace(objective, examples=200, seed=0):
     Raises:
         ValueError: If BatchNormalization is to normalize by the batch: it would be one example.
 
-    Cost: `examples + 1` gradients of single examples.
+    Cost: `examples + 1` gradients of single examples; `2 * examples` where an activity regularizer
+        or `add_loss` may add to each example its own.
 
     Reference: Jastrzebski et al., *Catastrophic Fisher Explosion*, ICML 2021, arXiv:2012.14193,
         Section 2.
     """
-    regularizers = None
-    squares = []
+    own, shared, squares = None, None, []  # `own`: the gradient of what the model adds itself.
     for one in single_examples(objective, examples, seed):
-        if regularizers is None:
-            regularizers = gradient(objective, (*one[:2], np.zeros(1, "float32")))
-        squares.append(np.sum((gradient(objective, one) - regularizers) ** 2))
-    return mean(squares)
+        if shared is None:
+            shared = only_regularizes_weights(objective, one[0])
+        if own is None or not shared:
+            own = gradient(objective, (*one[:2], np.zeros(1, "float32")))
+        squares.append(np.sum((gradient(objective, one) - own) ** 2))
+    return mean(squares, objective.examples)
 
 
 def gradient_noise_scale(objective, examples=200, seed=0):
@@ -67,7 +71,8 @@ def gradient_noise_scale(objective, examples=200, seed=0):
     """
     whole = gradient(objective, None)
     chosen = single_examples(objective, examples, seed)
-    variance = mean([np.sum((gradient(objective, one) - whole) ** 2) for one in chosen])
+    squares = [np.sum((gradient(objective, one) - whole) ** 2) for one in chosen]
+    variance = mean(squares, objective.examples)
     square = np.sum(whole**2)
     if square == 0:
         return Estimate(np.inf, np.inf)
@@ -77,6 +82,14 @@ def gradient_noise_scale(objective, examples=200, seed=0):
 def gradient(objective, batch):
     """Flat gradient of one batch, or of the whole data."""
     return objective.flatten(objective.loss_and_gradient(objective.weights, batch=batch)[1])
+
+
+def only_regularizes_weights(objective, x):
+    """Whether the model adds no losses but those, which are the same for every example."""
+    model, state = objective.model, [ops.convert_to_tensor(s) for s in objective.state]
+    weights = objective.tensors(objective.weights)
+    *_, losses = model.stateless_call(weights, state, x, training=False, return_losses=True)
+    return len(losses) == sum(v.regularizer is not None for v in model.trainable_variables)
 
 
 def single_examples(objective, examples, seed):
