@@ -1,6 +1,7 @@
 """`python -m keras_smoothout.landscape`: what it writes, and the one line that it ends with."""
 
 import csv
+import types
 
 import keras
 import numpy as np
@@ -79,6 +80,28 @@ def test_a_workdir_knows_its_data(folder, capsys):
     assert [p.name for p in out.iterdir()] == ["measures.csv"]
 
 
+@pytest.mark.parametrize("named", ["seed-1", "seed-1/model.keras"])
+def test_a_run_of_several_methods_and_seeds_knows_its_data(folder, capsys, named):
+    top = folder / "several"
+    for name in ("sgd/seed-0", "sgd/seed-1"):
+        (top / name).mkdir(parents=True, exist_ok=True)
+        (top / name / "model.keras").write_bytes((folder / "run" / "model.keras").read_bytes())
+    (top / "flags.txt").write_bytes((folder / "run" / "flags.txt").read_bytes())
+    run(folder, top / "sgd" / named, "--measures=loss", "--nopictures")
+    assert "652 weights, 40 examples" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        run(folder, top)
+    expected = ", ".join(str(top / "sgd" / name) for name in ("seed-0", "seed-1"))
+    assert end.value.code == f"There is no model in {top}, but in: {expected}"
+
+
+def test_each_model_is_given_targets_as_its_loss_takes_them(folder):
+    other = f"--compare={folder / 'large.keras'}"  # The same weights; its labels are integers.
+    found = rows(run(folder, folder / "run", other, "--measures=loss", "--nopictures"))
+    values = [float(found[name, "loss"]["value"]) for name in ("run", "large")]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
 def test_the_first_examples(folder, capsys):
     run(folder, folder / "run", "--measures=loss", "--nopictures", "--examples=12")
     assert "12 examples" in capsys.readouterr().out
@@ -95,8 +118,45 @@ def test_pixels_are_those_of_training(image_size):
     # TensorFlow's and JAX's pixels may round to either side.
     assert np.mean(np.abs(x - expected) > 1e-2) < 1e-3
     np.testing.assert_array_equal(y, labels)
-    test_x, test_y = datasets.load("digits", split="test")
-    assert len(test_x) == len(test_y) == 360
+    # Also those of the test split are normalised by the training examples.
+    _, expected, labels = next(iter(source.test.batches(360)))
+    expected = (np.array(expected) - source.mean) / source.deviation
+    x, y = datasets.load("digits", split="test", train_examples=100, image_size=image_size)
+    assert np.mean(np.abs(x - expected) > 1e-2) < 1e-3
+    np.testing.assert_array_equal(y, labels)
+
+
+@pytest.mark.parametrize("memory", [10**6, 20 * 12])
+def test_pixels_of_a_stream_are_those_of_training(monkeypatch, memory):
+    # Of a training split that is not held in memory train.py takes the first ones.
+    import tensorflow as tf
+
+    from training import data
+
+    draw = np.random.default_rng(0)
+    sizes = {"train": 50, "test": 10}
+    arrays = {
+        name: (draw.integers(0, 9 * n, (n, 2, 2, 3)).astype("uint8"), np.arange(n))
+        for name, n in sizes.items()
+    }
+    builder = types.SimpleNamespace(
+        info=types.SimpleNamespace(
+            splits={name: types.SimpleNamespace(num_examples=n) for name, n in sizes.items()}
+        ),
+        as_dataset=lambda split, **_: tf.data.Dataset.from_tensor_slices(arrays[split]),
+    )
+    image, label = types.SimpleNamespace(shape=(2, 2, 3)), types.SimpleNamespace(num_classes=50)
+    for module in (datasets, data):
+        monkeypatch.setattr(module, "prepared", lambda *_: (builder, image, label))
+        monkeypatch.setattr(module, "MEMORY_BYTES", memory)
+    source = data.load("any", train_examples=30)
+    x, y = datasets.load("any", split="test", train_examples=30)
+    expected = (arrays["test"][0] - source.mean) / source.deviation
+    np.testing.assert_allclose(x, expected, atol=1e-5)
+    np.testing.assert_array_equal(y, arrays["test"][1])
+    if memory < 50 * 12:
+        with pytest.raises(ValueError, match="50 images of 2x2, none or too many at once"):
+            datasets.load("any")
 
 
 def test_a_workdir_knows_the_size_of_its_images(folder, capsys):
@@ -108,10 +168,11 @@ def test_a_workdir_knows_the_size_of_its_images(folder, capsys):
     (folder / "resized" / "flags.txt").write_text("--dataset=digits\n--image_size=5\n")
     run(folder, folder / "resized", "--measures=loss", "--nopictures", "--split=test")
     assert "260 weights, 360 examples" in capsys.readouterr().out
-    # Another set of images is told its size, or the model's inputs do not fit.
+    # A model that is of no run is told it, or its inputs do not fit.
+    model.save(folder / "resized.keras")
     run(
         folder,
-        folder / "resized" / "model.keras",
+        folder / "resized.keras",
         "--dataset=digits",
         "--image_size=5",
         "--measures=loss",
@@ -177,7 +238,7 @@ def test_labels_tell_models_apart(folder):
         (["{f}/run", "--dataset={f}/none.npz"], "must be an .npz file with arrays x and y"),
         (["{f}/run", "--dataset={f}/bad.npz"], "must be an .npz file with arrays x and y"),
         (["{f}/run", "--split=none"], "The splits of digits are train and test"),
-        (["{f}/wide.keras", "--dataset=digits"], "The model takes inputs of (3,), digits has"),
+        (["{f}/wide.keras", "--dataset=digits"], "The model takes inputs of (3,), the data has"),
         (["{f}/few.keras", "--dataset=digits"], "The model knows 4 classes, the labels go to 9"),
         (["{f}/naked.keras", "--dataset=digits"], "saved without a loss: pass --loss"),
         (["{f}/run", "--measures=hight"], "Received: hight"),

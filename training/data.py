@@ -8,9 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_smoothout.checks import check_labels
-from keras_smoothout.landscape.datasets import MEMORY_BYTES, digits, prepared
-
-MOMENT_EXAMPLES = 10_000  # Streamed splits estimate mean and deviation from the first so many.
+from keras_smoothout.landscape.datasets import MEMORY_BYTES, MOMENT_EXAMPLES, digits, prepared
 
 
 class Split(NamedTuple):

@@ -1,7 +1,7 @@
 """Measures how flat the minimum of a trained model is: a table, and pictures.
 
 Examples:
-  # A run of train.py knows its data.
+  # A run of train.py knows its data; of several methods or seeds, name the folder of one.
   python -m keras_smoothout.landscape runs/digits-f1-sgd --out=flatness
 
   # Two models, a small batch's and a large one's, and the straight line between them.
@@ -50,7 +50,7 @@ def arguments(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", type=pathlib.Path, help="a .keras file, or a workdir of train.py")
+    add("model", type=pathlib.Path, help="a .keras file, or a folder of train.py")
     add("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder to write to")
     add("--dataset", help="digits, a name of tensorflow-datasets, or an .npz file with x and y")
     add("--data_dir", help="folder of prepared tensorflow-datasets")
@@ -68,7 +68,7 @@ def arguments(argv):
         action="append",
         default=[],
         metavar="OTHER",
-        help="another model, a file or a workdir; more than once for more models",
+        help="another model, a file or a folder; more than once for more models",
     )
     add(
         "--start",
@@ -87,18 +87,22 @@ def arguments(argv):
     return options
 
 
-def flags(workdir):
-    """The flags of the run of `train.py` in a folder."""
-    file = workdir / "flags.txt"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return dict(line[2:].split("=", 1) for line in lines if "=" in line)
+def flags(path):
+    """The flags of the run of `train.py` that a model is of, which has a folder for each method."""
+    for folder in file_of(path).absolute().parents[:3]:
+        if (folder / "flags.txt").is_file():
+            lines = (folder / "flags.txt").read_text().splitlines()
+            return dict(line[2:].split("=", 1) for line in lines if "=" in line)
+    return {}
 
 
 def file_of(path):
-    """The file of a model: the path itself, or `model.keras` in a workdir."""
+    """The file of a model: the path itself, or `model.keras` in a folder of `train.py`."""
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
-        raise ValueError(f"There is no model in {path}")
+        below = sorted(p for depth in ("*", "*/*") for p in path.glob(f"{depth}/model.keras"))
+        names = ", ".join(str(p.parent) for p in below)
+        raise ValueError(f"There is no model in {path}" + (f", but in: {names}" if below else ""))
     return file
 
 
@@ -119,32 +123,36 @@ def load_model(path):
         raise ValueError(f"{file} cannot be loaded as a Keras model: {reason}") from error
 
 
-def examples(options, model):
-    """Inputs and targets, as the model's loss takes them."""
-    kept = flags(options.model) if options.model.is_dir() else {}
+def examples(options):
+    """Inputs and labels."""
+    kept = flags(options.model)
     name = options.dataset or kept.get("dataset")
     if not name:
         raise ValueError("Pass --dataset: digits, a name of tensorflow-datasets, or an .npz file")
-    trained_on = kept.get("dataset"), kept.get("train_split", "train")
-    split = options.split or trained_on[1]
-    same = (name, split) == trained_on
+    trained = kept if name == kept.get("dataset") else {}
+    train_split = trained.get("train_split", "train")
     x, y = datasets.load(
         name,
         options.data_dir or kept.get("data_dir"),
-        split,
-        int(kept["train_examples"]) if same and "train_examples" in kept else None,
+        options.split or train_split,
         options.image_size or int(kept.get("image_size", 0)),
         options.download,
+        train_split,
+        int(trained["train_examples"]) if "train_examples" in trained else None,
     )
     count = options.examples or len(x)
-    x, y = x[:count], y[:count]
+    return x[:count], y[:count]
+
+
+def fitted(x, y, model, loss):
+    """Inputs and targets, as the model and its loss take them."""
     shape, given = getattr(model, "input_shape", None), x.shape
     if isinstance(shape, tuple) and not (
         len(shape) == len(given)
         and all(n in (None, m) for n, m in zip(shape[1:], given[1:], strict=True))
     ):
-        raise ValueError(f"The model takes inputs of {shape[1:]}, {name} has {given[1:]}")
-    return x, targets(y, model, options.loss)
+        raise ValueError(f"The model takes inputs of {shape[1:]}, the data has {given[1:]}")
+    return x, targets(y, model, loss)
 
 
 def targets(y, model, loss):
@@ -204,12 +212,13 @@ def run(options):
     start = load_model(options.start) if options.start else None
     names = options.measures.split(",") if options.measures else None
     kept = {"batch_size": options.batch_size, "batch_norm": options.batch_norm}
-    data = examples(options, models[0])
+    x, y = examples(options)
+    data = [fitted(x, y, model, options.loss) for model in models]
     options.out.mkdir(parents=True, exist_ok=True)
     found, objectives = {}, {}
-    for label, model in zip(labels, models, strict=True):
-        objectives[label] = Objective(model, *data, loss=options.loss, **kept)
-        print(f"\n{label}: {objectives[label].size} weights, {len(data[0])} examples")
+    for label, model, own in zip(labels, models, data, strict=True):
+        objectives[label] = Objective(model, *own, loss=options.loss, **kept)
+        print(f"\n{label}: {objectives[label].size} weights, {len(x)} examples")
         found[label] = measures(objectives[label], names, start, options.seed, progress=True)
         write(options.out / "measures.csv", found)
     if len(found) > 1:

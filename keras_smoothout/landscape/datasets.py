@@ -10,10 +10,19 @@ import keras
 import numpy as np
 
 MEMORY_BYTES = 2**30  # Of pixels; train.py streams what is more.
+MOMENT_EXAMPLES = 10_000  # Streamed splits estimate mean and deviation from the first so many.
 READ = 1000  # Images at a time.
 
 
-def load(name, data_dir=None, split="train", train_examples=None, image_size=None, download=False):
+def load(
+    name,
+    data_dir=None,
+    split="train",
+    image_size=None,
+    download=False,
+    train_split="train",
+    train_examples=None,
+):
     """Inputs and integer labels, or whatever an .npz file holds as `x` and `y`.
 
     Args:
@@ -22,26 +31,32 @@ def load(name, data_dir=None, split="train", train_examples=None, image_size=Non
         data_dir: Folder of prepared tensorflow-datasets. Defaults to `None`, their own.
         split: Split of tensorflow-datasets, as in `"train[:5000]"`; `"train"` or `"test"` of the
             digits. Defaults to `"train"`.
-        train_examples: Number of training examples that `train.py` drew. Defaults to `None`: all.
         image_size: Height and width, in pixels, that all images are resized to. Defaults to
             `None`: as they are.
         download: Whether tensorflow-datasets may fetch the set. Defaults to `False`.
+        train_split: Split that the network is trained on. Defaults to `"train"`.
+        train_examples: Number of examples of it that `train.py` drew. Defaults to `None`: all.
 
     Raises:
         ValueError: If there is no such data, or it does not fit into memory.
     """
     if name.endswith(".npz"):
         return open_npz(pathlib.Path(name))
-    if name == "digits":
-        images, labels = open_digits(split, image_size)
-    else:
-        images, labels = open_tfds(name, data_dir, split, image_size, download)
+
+    def opened(split, first=None):
+        if name == "digits":
+            return open_digits(split, image_size)
+        return open_tfds(name, data_dir, split, image_size, download, first)
+
+    first = min(MOMENT_EXAMPLES, train_examples or MOMENT_EXAMPLES)
+    images, labels = trained = opened(train_split, None if split == train_split else first)
     if train_examples is not None and train_examples < len(labels):
         drawn = np.random.default_rng(0).permutation(len(labels))[:train_examples]
-        images, labels = images[drawn], labels[drawn]
-    mean = images.mean((0, 1, 2), dtype="float64")  # (channels,)
-    deviation = images.std((0, 1, 2), dtype="float64")  # (channels,)
+        trained = images[drawn], labels[drawn]
+    mean = trained[0].mean((0, 1, 2), dtype="float64")  # (channels,)
+    deviation = trained[0].std((0, 1, 2), dtype="float64")  # (channels,)
     deviation = np.where(deviation > 0, deviation, 1).astype("float32")
+    images, labels = trained if split == train_split else opened(split)
     return (images - mean.astype("float32")) / deviation, labels
 
 
@@ -102,7 +117,8 @@ def prepared(name, data_dir, download, image_size):
     return builder, *pair
 
 
-def open_tfds(name, data_dir, split, image_size, download):
+def open_tfds(name, data_dir, split, image_size, download, first=None):
+    """Images and labels of a split: all, or the `first` ones where all do not fit into memory."""
     import tensorflow_datasets as tfds
 
     builder, image, _ = prepared(name, data_dir, download, image_size)
@@ -112,13 +128,15 @@ def open_tfds(name, data_dir, split, image_size, download):
     except (KeyError, ValueError):
         known = ", ".join(builder.info.splits)
         raise ValueError(f"The splits of {name} are {known}. Received: split={split}") from None
+    dataset = builder.as_dataset(split=split, as_supervised=True)
     if not 0 < examples * height * width * image.shape[2] <= MEMORY_BYTES:
-        raise ValueError(
-            f"{split} of {name} has {examples} images of {height}x{width}, none or too many at "
-            "once: take a part of them, as in --split=train[:10000]"
-        )
-    size = 1 if None in image.shape else READ
-    batches = builder.as_dataset(split=split, as_supervised=True, batch_size=size)
+        if not (first and examples):
+            raise ValueError(
+                f"{split} of {name} has {examples} images of {height}x{width}, none or too many at "
+                "once: take a part of them, as in --split=train[:10000]"
+            )
+        dataset = dataset.take(first)
+    batches = dataset.batch(1 if None in image.shape else READ)
     read = ((resized(x, image_size), y) for x, y in tfds.as_numpy(batches))
     return tuple(map(np.concatenate, zip(*read, strict=True)))
 
