@@ -75,6 +75,39 @@ def test_what_does_not_apply_ends_the_training():
         fit(regression(), [TrackSharpness("local_energy", X, Y)])
 
 
+def test_a_training_that_diverges_keeps_its_history():
+    tracks = [TrackSharpness("lambda_max", X, Y), TrackSharpestDirections(X, Y, k=2)]
+    history = fit(regression(keras.optimizers.SGD(1e30)), tracks, epochs=3, batch_size=16)
+    assert len(history["loss"]) == 3
+    assert np.isnan(history["lambda_max"]).all() and not tracks[0].rows
+    np.testing.assert_array_equal(np.isfinite(history["curvature_1"]), [True, False, False])
+    for name in ("curvature_2", "step_overlap", "step_length_1"):
+        assert np.isnan(history[name][1:]).all()
+    assert [f["step"] for f in tracks[1].found] == [0, 4, 8]
+
+
+def test_another_loss_and_other_layers_from_fit_to_fit():
+    inputs = keras.Input((3,))
+    first = layers.Dense(2, use_bias=False, trainable=False)
+    model = keras.Model(inputs, layers.Dense(1, use_bias=False)(first(inputs)))
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    tracks = [
+        TrackSharpness(["loss", "distance_from_init"], X, Y),
+        TrackSharpestDirections(X, Y, k=2),
+    ]
+    start = model.get_weights()
+    fit(model, tracks, epochs=1)
+    assert tracks[1].directions.shape == (2, 2)
+    first.trainable = True
+    model.compile(keras.optimizers.SGD(0.01), "mae")
+    history = model.fit(X, Y, 64, 2, initial_epoch=1, verbose=0, callbacks=tracks).history
+    assert history["loss"][0] == pytest.approx(model.evaluate(X, Y, verbose=0), rel=1e-5)
+    moved = [a - b for a, b in zip(model.get_weights(), start, strict=True)]
+    expected = sum(np.sum(m**2) for m in moved) ** 0.5
+    assert history["distance_from_init"][0] == pytest.approx(expected, rel=1e-5)
+    assert tracks[1].directions.shape == (8, 2)
+
+
 def callbacks():
     x, y = images()
     return [

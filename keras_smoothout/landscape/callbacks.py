@@ -2,8 +2,8 @@
 
 They see the loss over fixed examples, apart from the training: weights, moving statistics and
 random states stay as they are, to the bit. What they find is in the logs of the epoch, for the
-history, TensorBoard and CSVLogger; pass them before those. Where nothing was measured the logs hold
-nan. The time that it took is there, too.
+history, TensorBoard and CSVLogger; pass them before those. Where nothing was measured, or the loss
+is not finite, the logs hold nan. The time that it took is there, too.
 """
 
 import time
@@ -17,7 +17,7 @@ from keras_smoothout.landscape.objective import Objective
 
 
 class Track(keras.callbacks.Callback):
-    """Base of callbacks that hold an `Objective` of the model in training.
+    """Base of callbacks that hold an `Objective` of the model in training, made anew in each `fit`.
 
     Args:
         x: As for `Objective`: some of the training data.
@@ -32,8 +32,7 @@ class Track(keras.callbacks.Callback):
         self._data, self._options = (x, y, sample_weight), options
 
     def on_train_begin(self, logs=None):
-        if self.objective is None or self.objective.model is not self.model:
-            self.objective = Objective(self.model, *self._data, **self._options)
+        self.objective = Objective(self.model, *self._data, **self._options)
 
     def look(self):
         """Bring the objective to where the model is."""
@@ -46,7 +45,8 @@ class Track(keras.callbacks.Callback):
 class TrackSharpness(Track):
     """Measure the sharpness every so many epochs, by any of `measures`.
 
-    The logs hold each measure by its name, and `sharpness_seconds`.
+    The logs hold each measure by its name, and `sharpness_seconds`. Distances are from the weights
+    at the start of the first `fit` of the model.
 
     Args:
         measures: Name or list of names, of `keras_smoothout.landscape.measures`; or a dict from
@@ -94,17 +94,19 @@ class TrackSharpness(Track):
         self.rows = {}
 
     def on_train_begin(self, logs=None):
-        before = self.objective
+        if self.objective is None or self.objective.model is not self.model:
+            self._first = {}
         super().on_train_begin(logs)
-        if self.objective is not before:
-            self.start = self.objective.weights
+        pairs = zip(self.model.trainable_variables, self.objective.weights, strict=True)
+        self.start = [self._first.setdefault(id(v), w) for v, w in pairs]
 
     def on_epoch_end(self, epoch, logs=None):
         began, values = time.perf_counter(), dict.fromkeys(self.measures, np.nan)
         if (epoch + 1) % self.every_epochs == 0:
             self.look()
-            rows = measures(self.objective, self.measures, self.start, self.seed)
-            self.rows[epoch + 1] = rows
-            values = {row.measure: row.value for row in rows}
+            if np.isfinite(self.objective.loss(self.objective.weights)):
+                rows = measures(self.objective, self.measures, self.start, self.seed)
+                self.rows[epoch + 1] = rows
+                values = {row.measure: row.value for row in rows}
         if logs is not None:
             logs |= values | {"sharpness_seconds": time.perf_counter() - began}

@@ -33,7 +33,8 @@ class TrackSharpestDirections(Track):
         y: As for `Objective`.
         sample_weight: As for `Objective`.
         k: Number of directions. Defaults to `None`: as many as `NudgedSGD` takes, else 5.
-        every_epochs: Number of epochs from one refresh to the next. Defaults to `1`, the paper's.
+        every_epochs: Number of epochs from one refresh to the next; there is one at the start of
+            each `fit`, too. Defaults to `1`, the paper's.
         every_steps: Number of training steps from one refresh to the next, in place of
             `every_epochs`. Defaults to `None`.
         steps: Number of training steps to follow after a refresh. Defaults to `10`.
@@ -43,8 +44,8 @@ class TrackSharpestDirections(Track):
 
     Attributes:
         found: List of dicts, one for each refresh: `step`, `curvatures`, `overlap`, `lengths`,
-            `seconds`.
-        directions: Array (weights, k), the directions of the last refresh.
+            `seconds`. Its numbers are nan where the loss is not finite.
+        directions: Array (weights, k), the directions of the last refresh where it is.
 
     Cost: a refresh is one gradient and some 20 to 60 products with the Hessian over `x`; a followed
         step is a copy of the weights.
@@ -90,11 +91,10 @@ class TrackSharpestDirections(Track):
         self._nudged = nudged(self.model.optimizer)
         wanted = self.k or (self._nudged.directions if self._nudged else 5)
         self._k = min(wanted, self.objective.size)
-        self._step, self._following = 0, 0
+        self._step, self._following, self._due = 0, 0, True
 
     def on_epoch_begin(self, epoch, logs=None):
-        by_epochs = self.every_steps is None
-        self._due = not self.found or (by_epochs and epoch % self.every_epochs == 0)
+        self._due |= self.every_steps is None and epoch % self.every_epochs == 0
         self._seconds = 0.0
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -121,27 +121,30 @@ class TrackSharpestDirections(Track):
     def _refresh(self):
         began = time.perf_counter()
         self.look()
-        self._due, self._following = False, self.steps
+        self._due, self._following = False, 0
+        nan = np.full(self._k, np.nan)
+        last = {"step": self._step, "curvatures": nan, "overlap": np.nan, "lengths": nan}
+        self.found.append(last)
+        loss, gradient = self.objective.loss_and_gradient(self.objective.weights)
+        gradient = self.objective.flatten(gradient)
+        if np.isfinite(loss) and np.isfinite(gradient).all():
+            self._find(gradient)
+        last["seconds"] = time.perf_counter() - began
+
+    def _find(self, gradient):
         options = {"tolerance": self.tolerance, "seed": self.seed}
         pairs = eigenpairs(hessian(self.objective), self._k, **options)
-        _, gradient = self.objective.loss_and_gradient(self.objective.weights)
+        self.found[-1]["curvatures"] = pairs.values
         self.directions = pairs.vectors
         self._origin = self._place = self.objective.flatten(self.objective.weights)
-        self._slopes = self.objective.flatten(gradient) @ pairs.vectors  # (k,)
+        self._slopes = gradient @ pairs.vectors  # (k,)
         self._overlaps, self._products, self._squares = [], 0.0, 0.0
-        self.found.append(
-            {
-                "step": self._step,
-                "curvatures": pairs.values,
-                "overlap": np.nan,
-                "lengths": np.full(self._k, np.nan),
-            }
-        )
+        self._following = self.steps
         if self._nudged is not None:
             chosen = pairs.vectors[:, : self._nudged.directions].T
             self._nudged.set_directions([self.objective.unflatten(v) for v in chosen])
-        self.found[-1]["seconds"] = time.perf_counter() - began
 
+    @np.errstate(all="ignore")  # Of a training that diverges.
     def _follow(self):
         self._following -= 1
         self.look()
