@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from nets import assert_equal
+from nets import LOSS, assert_equal
 from test_landscape_surface import CLOSE, CURVES, golden_objective, golden_weights, trained
 from test_sam import PRECISE, TENSORFLOW, golden
 
@@ -14,6 +14,7 @@ from keras_smoothout.landscape.objective import Objective
 from keras_smoothout.landscape.path import Path, coefficients, profile, straight, summary
 from keras_smoothout.landscape.results import Profile, save
 from keras_smoothout.landscape.surface import interpolate, line, plane_through
+from keras_smoothout.landscape.taxonomy import taxonomy
 
 NAMES = {"bezier": "bezier", "polygon": "polychain"}  # Ours, and those of the golden file.
 
@@ -192,6 +193,35 @@ def test_batch_normalization_on_a_curve():
     assert_equal([np.array(v) for v in a.variables], before)
     with pytest.raises(ValueError, match='`Objective` with `batch_norm="training"`. Received'):
         connect(judge, line)
+
+
+def test_frozen_weights_do_not_lie_between_models():
+    # BatchNormalization's statistics and dropout's generator differ, too, and may.
+    def net(seed, frozen):
+        keras.utils.set_random_seed(seed)
+        first = layers.Dense(4, name="frozen", trainable=False)
+        net = [first, layers.BatchNormalization(), layers.Dropout(0.5), layers.Dense(3)]
+        model = keras.Sequential([keras.Input((6,)), *net])
+        first.set_weights([np.full((6, 4), frozen), np.zeros(4)])
+        model.compile("sgd", LOSS)
+        model.fit(x, y, 16, seed + 1, verbose=0)
+        ks.recalibrate(model, x)
+        return model
+
+    _, x, y = trained(0)
+    model, other, alike = net(0, 1.0), net(1, 2.0), net(1, 1.0)
+    objective = Objective(model, x, y)
+    for between in (
+        lambda end: interpolate(objective, end, [1.0]),
+        lambda end: plane_through(objective, end, alike, 2),
+        lambda end: straight(objective, end),
+        lambda end: taxonomy([model, end], x, y, sharpness={}, join=straight),
+    ):
+        with pytest.raises(ValueError, match="same frozen weights.*Received: different .*kernel$"):
+            between(other)
+    (loss,) = interpolate(objective, alike, [1.0]).losses
+    assert loss == pytest.approx(alike.evaluate(x, y, verbose=0), rel=1e-5)
+    taxonomy([model, alike], x, y, sharpness={}, join=straight)
 
 
 def test_an_interrupt_leaves_the_model():

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_smoothout.recalibrate import batch_norms, statistics
+
 EPSILON = 1e-10
 
 
@@ -19,6 +21,36 @@ def weights_of(objective, other):
         raise ValueError(
             "Both must have the same trainable weights, in the same order; build the second model "
             f"by the same code as the objective's. Received: shapes {shapes} instead of {expected}"
+        )
+    return arrays
+
+
+def place_of(objective, other):
+    """`weights_of(objective, other)`, which are a place where the loss is that of `other`.
+
+    BatchNormalization's moving statistics may differ where they are counted again, and so may the
+    states of random generators, which are not used.
+
+    Raises:
+        ValueError: If another non-trainable weight of `other`, a model, differs.
+    """
+    arrays = weights_of(objective, other)
+    if not isinstance(other, keras.Model):
+        return arrays
+    model, theirs = objective.model, other.non_trainable_weights
+    state = zip(model.non_trainable_variables, objective.state, strict=True)
+    held, counted = {id(v): s for v, s in state}, set(map(id, statistics(batch_norms(model))))
+    pairs = zip(model.non_trainable_weights, theirs, strict=False)
+    differ = [
+        v.path
+        for v, w in pairs
+        if id(v) not in counted and not np.array_equal(held[id(v)], keras.ops.convert_to_numpy(w))
+    ]
+    if differ or len(theirs) != len(model.non_trainable_weights):
+        raise ValueError(
+            "Both must have the same frozen weights, as only trainable ones lie between them: copy "
+            "those of one model to the other, or unfreeze them in both. Received: different "
+            f"{', '.join(differ) or 'numbers of them'}"
         )
     return arrays
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import comb
 
 from keras_smoothout.checks import check_choice, check_count, check_number
-from keras_smoothout.landscape.directions import combine, distance, weights_of
+from keras_smoothout.landscape.directions import combine, distance, place_of, weights_of
 from keras_smoothout.landscape.points import evaluate_at
 from keras_smoothout.landscape.results import Profile
 
@@ -71,9 +71,13 @@ class Path:
 
 
 def straight(objective, other, bends=1, curve="bezier"):
-    """The straight `Path` from the objective's weights to `other`, with `bends` points on it."""
+    """The straight `Path` from the objective's weights to `other`, with `bends` points on it.
+
+    Raises:
+        ValueError: If the two do not have the same trainable weights, or differ in frozen ones.
+    """
     check_count("bends", bends)
-    ends = [objective.weights, weights_of(objective, other)]
+    ends = [objective.weights, place_of(objective, other)]
     places = np.linspace(0.0, 1.0, bends + 2)
     return Path([combine((1 - t, t), ends) for t in places], curve)
 

@@ -14,7 +14,7 @@ model, as Li et al. hold them, and counted again between models, as Garipov et a
 import numpy as np
 
 from keras_smoothout.checks import check_count, check_number
-from keras_smoothout.landscape.directions import combine, direction_of, random_direction, weights_of
+from keras_smoothout.landscape.directions import combine, direction_of, place_of, random_direction
 from keras_smoothout.landscape.points import evaluate_at
 from keras_smoothout.landscape.results import Line, Plane
 
@@ -71,7 +71,7 @@ def interpolate(objective, other, alphas=None, *, recalibrate_on="own", progress
         A `Line`.
 
     Raises:
-        ValueError: If the two do not have the same trainable weights.
+        ValueError: If the two do not have the same trainable weights, or differ in frozen ones.
 
     Cost: a pass over the examples for each of `alphas`, two with BatchNormalization.
     Differs from the paper: BatchNormalization's statistics are counted again at each point; the
@@ -81,7 +81,7 @@ def interpolate(objective, other, alphas=None, *, recalibrate_on="own", progress
         Sharp Minima*, ICLR 2017, arXiv:1609.04836, Section 2.2.1.
     """
     alphas = places("alphas", alphas, np.linspace(-1, 2, 25))
-    ends = objective.weights, weights_of(objective, other)
+    ends = objective.weights, place_of(objective, other)
     points = (combine((1.0 - a, a), ends) for a in alphas)
     return Line(alphas, *evaluate_at(objective, points, len(alphas), recalibrate_on, progress))
 
@@ -145,7 +145,8 @@ def plane_through(
         A `Plane`, with the places of the three models in `points`.
 
     Raises:
-        ValueError: If the models do not have the same trainable weights, or lie on one line.
+        ValueError: If the models do not have the same trainable weights, differ in frozen ones, or
+            lie on one line.
 
     Cost: a pass over the examples for each point of the grid, two with BatchNormalization.
 
@@ -155,7 +156,7 @@ def plane_through(
     check_count("points", points, least=2)
     check_number("margin", margin)
     origin = objective.flatten(objective.weights)
-    u, v = (objective.flatten(weights_of(objective, m)) - origin for m in (second, third))
+    u, v = (objective.flatten(place_of(objective, m)) - origin for m in (second, third))
     length, reach = np.linalg.norm(u), np.linalg.norm(v)
     u = u / (length or 1.0)
     along = v @ u

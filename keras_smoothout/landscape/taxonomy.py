@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from keras_smoothout.landscape.connectivity import connect
-from keras_smoothout.landscape.directions import distance
+from keras_smoothout.landscape.directions import distance, place_of
 from keras_smoothout.landscape.hessian import hessian
 from keras_smoothout.landscape.objective import Objective
 from keras_smoothout.landscape.path import profile, straight, summary
@@ -33,8 +33,8 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
         y: Array of targets.
         sharpness: Dict from a name to a function from an `Objective` to a number, or to the list of
             numbers of the models, if they are known. Defaults to `None`: `SHARPNESS`.
-        join: Function from an objective in batches and the other model to a `Path`. Defaults to
-            `None`: `connect(objective, straight(objective, other), seed=seed)`.
+        join: Function from an objective in batches and the other model's weights to a `Path`.
+            Defaults to `None`: `connect(objective, straight(objective, other), seed=seed)`.
         batch_size: Number of examples in a batch that curves are trained on. Defaults to `128`.
         seed: Of the training of curves. Defaults to `0`.
 
@@ -43,7 +43,8 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
         `itertools.combinations`.
 
     Raises:
-        ValueError: If there are fewer than two models, or they do not have the same weights.
+        ValueError: If there are fewer than two models, or they do not have the same trainable
+            weights, or differ in frozen ones.
 
     Cost: for each pair the training of a curve and 61 points on it; for each model the sharpness.
     Differs from the paper: centred kernel alignment is that of examples as they are, not mixed.
@@ -66,6 +67,7 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
         return connect(objective, straight(objective, other), seed=seed)
 
     judges = [Objective(model, x, y) for model in models]
+    ends = [place_of(judges[0], model) for model in models]
     losses, errors = zip(*(judge.evaluate(judge.weights) for judge in judges), strict=True)
     numbers = {"loss": losses, "error": errors}
     for name, given in sharpness.items():
@@ -74,10 +76,10 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
     pairs = list(itertools.combinations(range(len(models)), 2))
     for i, j in pairs:
         trained = Objective(models[i], x, y, batch_size=batch_size, batch_norm="training")
-        path = (join or connected)(trained, judges[j].weights)
+        path = (join or connected)(trained, ends[j])
         found = summary(profile(judges[i], path), quantity)
         found["cka"] = cka(models[i], models[j], x)
-        found["distance"] = distance(judges[i].weights, judges[j].weights)
+        found["distance"] = distance(ends[i], ends[j])
         for name in ("mode_connectivity", "barrier", "cka", "distance"):
             numbers.setdefault(name, []).append(found[name])
     return {name: np.array(values, "float64") for name, values in numbers.items()}
