@@ -48,6 +48,8 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
 
     Cost: for each pair the training of a curve and 61 points on it; for each model the sharpness.
     Differs from the paper: centred kernel alignment is that of examples as they are, not mixed.
+        Curves are trained on batches that are the same, in the same order, in every epoch: those
+        of the arrays. For others, let `join` make its own objective.
 
     Reference: Yang et al., *Taxonomizing Local versus Global Structure in Neural Network Loss
         Landscapes*, NeurIPS 2021, arXiv:2107.11228, Section 2.
