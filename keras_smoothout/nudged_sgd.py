@@ -24,7 +24,7 @@ class NudgedSGD(Wrapper):
     """Scale the step of the inner optimizer along the k sharpest directions of the loss.
 
         step = inner_update(w, g) - w
-        w = w + step + (factor - 1) * sum_k <v_k, step> v_k
+        w = constraint(w + step + (factor - 1) * sum_k <v_k, step> v_k)
 
     The directions `v_k` are eigenvectors of the Hessian, largest eigenvalues first. The callback
     `keras_smoothout.landscape.TrackSharpestDirections` finds them every so many epochs or steps and
@@ -38,7 +38,7 @@ class NudgedSGD(Wrapper):
         directions: Number k of directions. Defaults to `5`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or `inner` has `use_ema=True`.
 
     Reduces to: `inner` when `factor=1`.
     Cost: 1 gradient a step and `directions` copies of the weights that are kept, beside what it
@@ -67,6 +67,15 @@ class NudgedSGD(Wrapper):
         check_number("factor", factor)
         check_count("directions", directions)
         super().__init__(inner, **kwargs)
+        innermost = self.inner
+        while isinstance(innermost, Wrapper):
+            innermost = innermost.inner
+        if innermost.use_ema:
+            raise ValueError(
+                "`inner` must not average weights, which it would do before they are nudged: leave "
+                "out `use_ema`, or put `Lookahead` around `NudgedSGD`. Received: use_ema=True in "
+                f"{innermost.name}"
+            )
         self.factor = factor
         self.directions = directions
 
@@ -124,7 +133,7 @@ class NudgedSGD(Wrapper):
             direction = [backend.read(v) for v in direction]
             nudged = add(nudged, (self.factor - 1) * dot(direction, step), direction)
         for variable, value in zip(variables, nudged, strict=True):
-            variable.assign(value)
+            variable.assign(variable.constraint(value) if variable.constraint else value)
 
     def finalize_variable_values(self, var_list):
         super().finalize_variable_values(var_list)

@@ -109,6 +109,19 @@ def test_compiled_inside_lookahead():
     assert_close(step(model), (W0 + full) / 2, 1e-6)
 
 
+def test_constraints_hold_after_the_nudge():
+    # The step (-0.3, -0.4), three times as long along (0.6, 0.8), leads to (-0.4, -0.2).
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
+    model.layers[0].kernel.constraint = keras.constraints.NonNeg()
+    model.set_weights([np.array([[0.5], [1.0]])])
+    optimizer = ks.NudgedSGD(keras.optimizers.SGD(1.0), 3.0, 1)
+    model.compile(optimizer, keras.losses.MeanAbsoluteError())
+    optimizer.build(model.trainable_variables)
+    optimizer.set_directions([[np.array([[0.6], [0.8]])]])
+    model.train_on_batch(np.array([[0.3, 0.4]]), np.array([[-1.0]]))
+    np.testing.assert_array_equal(model.get_weights()[0], 0)
+
+
 def test_directions_are_saved(tmp_path):
     model = nudged(3.0, 2, momentum=0.9)
     step(model, 2)
@@ -154,6 +167,13 @@ def test_wrong_directions(directions, words):
 def test_directions_need_weights():
     with pytest.raises(ValueError, match="call `build"):
         ks.NudgedSGD(sgd()).set_directions([])
+
+
+@pytest.mark.parametrize("around", [lambda o: o, ks.Lookahead])
+def test_an_average_of_weights_before_the_nudge_is_refused(around):
+    inner = around(keras.optimizers.SGD(0.1, use_ema=True, name="averaging"))
+    with pytest.raises(ValueError, match="put `Lookahead` around.* Received: .* in averaging"):
+        ks.NudgedSGD(inner)
 
 
 @pytest.mark.parametrize(
