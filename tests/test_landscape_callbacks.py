@@ -53,6 +53,20 @@ def test_sharpness_is_in_the_logs(tmp_path):
     assert track.rows[4][0].products > 0
 
 
+def test_sharpness_is_in_tensorboard(tmp_path):
+    import tensorflow as tf
+
+    board = keras.callbacks.TensorBoard(tmp_path, write_graph=False)
+    history = fit(regression(), [TrackSharpness("lambda_max", X, Y), board], epochs=2)
+    (path,) = (tmp_path / "train").glob("events*")
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    events = [tf.compat.v1.Event.FromString(record) for record in records]
+    found = {(e.step, v.tag): tf.make_ndarray(v.tensor) for e in events for v in e.summary.value}
+    for step in (0, 1):
+        for name in ("lambda_max", "sharpness_seconds"):
+            assert found[step, f"epoch_{name}"] == pytest.approx(history[name][step], rel=1e-6)
+
+
 def test_sharpness_is_that_of_the_weights_of_the_epoch():
     model = standard_net()
     model.compile(sgd(), LOSS)

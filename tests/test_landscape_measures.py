@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from keras import layers
 from nets import LOSS, assert_equal, images, standard_net
+from test_landscape_connectivity import text_net
 from test_sam import golden
 
-from keras_smoothout.landscape import Objective
+from keras_smoothout.landscape import Objective, density, eigenpairs, hessian, hutchinson
 from keras_smoothout.landscape.gradient_noise import fisher_trace, gradient_noise_scale
 from keras_smoothout.landscape.measures import FROM_START, MEASURES, measures, table
 from keras_smoothout.landscape.noise_sharpness import local_energy
@@ -138,6 +139,47 @@ def test_pac_bayes_bound_of_one_weight():
     assert bounds.value == pytest.approx(kl_inverse(0.0, c[0]), rel=1e-6)
     assert bounds.value < kl_inverse(0.0, c[1])
     assert bounds.value > pac_bayes_bound(one_weight(10000), [np.zeros((1, 1))], draws=5).value
+
+
+def small_image_net():
+    """Convolutions as in MobileNet: depthwise, with BatchNormalization and a way around."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, 2, "same", use_bias=False)(inputs)
+    around = x = layers.Activation("silu")(layers.BatchNormalization()(x))
+    x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+    x = layers.Activation("silu")(layers.BatchNormalization()(x))
+    x = layers.GlobalAveragePooling2D()(layers.Add()([x, around]))
+    model = keras.Model(inputs, layers.Dense(3, "softmax")(x))
+    return model, np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype("float32")
+
+
+@pytest.mark.parametrize("build", [text_net, small_image_net])
+def test_networks_for_text_and_for_images(build):
+    model, x = build()
+    y = np.arange(6) % 3
+    model.compile(loss="sparse_categorical_crossentropy")
+    objective, before = Objective(model, x, y), [np.array(v) for v in model.variables]
+    H = hessian(objective)
+    (top,), vectors, *_ = eigenpairs(H)
+    # By differences of gradients.
+    place, step = objective.flatten(objective.weights), 0.01 * vectors[:, 0]
+    ahead, behind = (
+        objective.flatten(objective.loss_and_gradient(objective.unflatten(w))[1])
+        for w in (place + step, place - step)
+    )
+    np.testing.assert_allclose((ahead - behind) / 0.02, top * vectors[:, 0], atol=0.01 * top)
+    names = ["loss", "gradient_norm", "lambda_max", "sam_sharpness", "uniform_noise"]
+    found = {row.measure: row.value for row in measures(objective, names)}
+    assert found["loss"] == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
+    assert found["lambda_max"] == pytest.approx(top, rel=1e-3)
+    slope = 0.05 * found["gradient_norm"]
+    assert abs(found["sam_sharpness"] - slope) < 0.05**2 * top
+    # Of the same probes: the first moment of the spectrum is the trace.
+    spectrum = density(H, steps=8, probes=3)
+    traces = objective.size * np.sum(spectrum.weights * spectrum.values, 1)
+    assert hutchinson(H, 3).value == pytest.approx(traces.mean(), rel=1e-3)
+    assert spectrum.values.max() < 1.001 * top
+    assert_equal(before, [np.array(v) for v in model.variables])
 
 
 START = []

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 from nets import LOSS, assert_equal, standard_net
 from test_landscape_connectivity import text_net
+from test_landscape_surface import trained
 from test_sam import golden
 
 from keras_smoothout.landscape.connectivity import connect
@@ -128,6 +129,20 @@ def test_taxonomy():
     lines = table(found).splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(found)
     assert lines[3].split() == ["lambda_max", "2", "1", "3"]
+
+
+def test_taxonomy_with_batch_normalization():
+    # Curves are trained by the statistics of each batch, judged by those of the place.
+    (a, x, y), (b, _, _) = trained(0), trained(1)
+
+    def join(objective, other):
+        return connect(objective, straight(objective, other), 2)
+
+    found = taxonomy([a, b], x, y, sharpness={}, join=join, batch_size=16)
+    batches = Objective(a, x, y, batch_size=16, batch_norm="training")
+    expected = summary(profile(Objective(a, x, y), join(batches, b), recalibrate_on=x), "error")
+    assert found["mode_connectivity"][0] == pytest.approx(expected["mode_connectivity"])
+    assert found["loss"][1] == pytest.approx(b.evaluate(x, y, verbose=0), rel=1e-5)
 
 
 def test_taxonomy_measures_sharpness_itself():
