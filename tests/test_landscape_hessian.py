@@ -155,6 +155,23 @@ def test_softmax_regression(inside):
 
 
 @pytest.mark.usefixtures("precise")
+def test_masked_steps_do_not_count():
+    # Keras averages over the steps that are not masked: 2 X'X / steps, of outputs in a nest too.
+    inputs = keras.Input((3, 4))
+    outputs = layers.Dense(1, use_bias=False)(layers.Masking()(inputs))
+    x = X.reshape(10, 3, 4) * (np.arange(3) < 2)[:, None]
+    for nest in (outputs, {"out": outputs}):
+        model = keras.Model(inputs, nest)
+        model.compile(loss="mse")
+        objective = Objective(
+            model, x, {"out": x[..., :1]} if isinstance(nest, dict) else x[..., :1]
+        )
+        exact = 2 * np.einsum("nta,ntb->ab", x, x) / 20
+        np.testing.assert_allclose(dense(hessian(objective)), exact, atol=TOLERANCE)
+        np.testing.assert_allclose(dense(gauss_newton(objective)), exact, atol=TOLERANCE)
+
+
+@pytest.mark.usefixtures("precise")
 def test_other_weights_than_the_model_has():
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     objective = linear(1, loss, (X[:, :1] > 0) * 1.0)

@@ -50,6 +50,17 @@ class MeanLoss(keras.losses.Loss):
         return self.fn(y_true, y_pred)
 
 
+class MaskedLike(keras.layers.Layer):
+    """The nest `outputs` with the Keras masks of `like`, which losses look at."""
+
+    def __init__(self):
+        super().__init__(autocast=False)
+        self.supports_masking = True
+
+    def call(self, like, outputs):
+        return outputs
+
+
 def mistakes_of(loss):
     """Function `(y, outputs) -> True where the most probable class is wrong`.
 

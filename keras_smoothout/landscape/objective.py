@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import check_choice, check_count
-from keras_smoothout.landscape.criterion import loss_of, mistakes_of
+from keras_smoothout.landscape.criterion import MaskedLike, loss_of, mistakes_of
 from keras_smoothout.landscape.data import Batches, count
 from keras_smoothout.recalibrate import batch_norms, recent_statistics
 from keras_smoothout.weights import add
@@ -228,20 +228,19 @@ class Objective:
         return backend.hessian_product(lambda w: self._pass(w, *given)[1], weights, vector)
 
     def _gauss_newton(self, weights, vector, *given):
-        structure = []
+        like, _, own_losses = self._pass(weights, *given)
 
         def outputs_at(weights):
-            structure[:] = [self._pass(weights, *given)[0]]
-            return keras.tree.flatten(structure[0])
+            return keras.tree.flatten(self._pass(weights, *given)[0])
 
         def loss_on(outputs):
-            outputs = keras.tree.pack_sequence_as(structure[0], outputs)
+            outputs = MaskedLike()(like, keras.tree.pack_sequence_as(like, outputs))
             return self._pass(weights, *given, outputs)[1]
 
         outputs, pushforward, pullback = backend.linearize(outputs_at, weights)
         curved = backend.hessian_product(loss_on, outputs, pushforward(vector))
         product = pullback(curved)
-        if not self._pass(weights, *given)[2]:
+        if not own_losses:
             return product
         own = backend.hessian_product(
             lambda w: sum(map(ops.sum, self._pass(w, *given)[2])), weights, vector
