@@ -92,6 +92,7 @@ def test_error_of_classifications():
         (LOSS, labels[:, None].astype("float32"), 3, wrong),
         (keras.losses.CategoricalCrossentropy(True), np.eye(3)[labels], 3, wrong),
         (keras.losses.BinaryCrossentropy(True), labels[:, None] > 0, 1, None),
+        (keras.losses.BinaryCrossentropy(True), labels > 0, 1, None),
         ("binary_crossentropy", labels[:, None] > 0, 1, None),
     ):
         model = compiled(dense(units, "sigmoid" if isinstance(loss, str) else None), loss)
@@ -103,6 +104,40 @@ def test_error_of_classifications():
     loss, error = objective.evaluate(objective.weights)
     assert loss == objective.loss(objective.weights)
     assert np.isnan(error)
+
+
+def test_errors_do_not_count_what_the_loss_leaves_out():
+    # All is predicted as class 0. Steps of zeros are masked, and so are the losses of class 2.
+    x = table(24).reshape(4, 6, 5) * (np.arange(6) > 1)[:, None]
+    y = np.array(4 * [[1, 1, 0, 1, 2, 2]])
+    for ignored, expected in ((None, 3 / 4), (2, 1 / 2)):
+        loss = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=ignored)
+        model = keras.Sequential([keras.Input((6, 5)), layers.Masking(), layers.Dense(3)])
+        objective = Objective(compiled(model, loss), x, y)
+        error = objective.evaluate([np.zeros((5, 3)), np.array([1.0, 0.0, 0.0])])[1]
+        np.testing.assert_allclose(error, expected, rtol=1e-6)
+    model = keras.Sequential([keras.Input((6, 5)), layers.Masking(), layers.Dense(1)])
+    objective = Objective(
+        compiled(model, keras.losses.BinaryCrossentropy(True)), x, y[..., None] > 0
+    )
+    error = objective.evaluate([np.zeros((5, 1)), -np.ones(1)])[1]
+    np.testing.assert_allclose(error, 3 / 4, rtol=1e-6)
+
+
+def test_error_of_outputs_in_a_nest():
+    inputs, x, y = keras.Input((5,)), table(), np.arange(20) % 3
+    a, b = (layers.Dense(3, name=name)(inputs) for name in "ab")
+    for outputs, loss, targets, single in (
+        ({"a": a}, {"a": LOSS}, {"a": y}, True),
+        ({"a": a, "b": b}, {"a": LOSS}, {"a": y, "b": y}, False),
+        ([a], LOSS, [y], True),
+        ([a, b], LOSS, [y, y], False),
+    ):
+        objective = Objective(compiled(keras.Model(inputs, outputs), loss), x, targets)
+        found, error = objective.evaluate(objective.weights)
+        assert found == objective.loss(objective.weights)
+        wrong = np.mean(np.argmax(x @ objective.weights[0], axis=1) != y)
+        np.testing.assert_allclose(error, wrong if single else np.nan, rtol=1e-6)
 
 
 def test_batch_norm_modes():

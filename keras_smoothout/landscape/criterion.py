@@ -1,6 +1,7 @@
-"""What a model is judged by: its loss on a batch, and which examples it gets wrong."""
+"""What a model is judged by: its loss on a batch, and the share that it gets wrong."""
 
 import keras
+import numpy as np
 from keras import ops
 
 MEANS = ("sum_over_batch_size", "mean")
@@ -42,8 +43,8 @@ def loss_of(model, loss=None):
 class MeanLoss(keras.losses.Loss):
     """Mean over examples of `function(y_true, y_pred)`."""
 
-    def __init__(self, function):
-        super().__init__()
+    def __init__(self, function, dtype=None):
+        super().__init__(dtype=dtype)
         self.fn = function
 
     def call(self, y_true, y_pred):
@@ -61,27 +62,51 @@ class MaskedLike(keras.layers.Layer):
         return outputs
 
 
-def mistakes_of(loss):
-    """Function `(y, outputs) -> True where the most probable class is wrong`.
+def error_of(loss):
+    """Function `(y, outputs) -> share of wrong predictions in a batch`.
 
-    Returns `None` if `loss` is not one of a classification with a single output.
+    It is nan if `loss` is not one of a classification, or there is not exactly one output. As in
+    the loss, steps that are masked and labels that are its `ignore_class` do not count.
     """
     flat = keras.tree.flatten(loss)
-    if len(flat) != 1 or flat[0] is None:
-        return None
-    given = keras.losses.get(flat[0])
+    given = keras.losses.get(flat[0]) if len(flat) == 1 else None
     name = getattr(getattr(given, "fn", given), "__name__", "")
-    if name == "sparse_categorical_crossentropy":
-        return _sparse
-    if name in ("categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge"):
-        return lambda y, outputs: ops.argmax(y, axis=-1) != ops.argmax(outputs, axis=-1)
-    if name in ("binary_crossentropy", "binary_focal_crossentropy"):
-        logits = getattr(given, "_fn_kwargs", {}).get("from_logits", False)
-        threshold = 0.0 if logits else 0.5
-        return lambda y, outputs: (ops.cast(y, "float32") > 0.5) != (outputs > threshold)
-    return None
+    config = given.get_config() if name in KINDS and hasattr(given, "get_config") else {}
+    ignored = config.get("ignore_class")
+    masked_mean = MeanLoss(lambda values, outputs: values, "float32")
+
+    def error(y, outputs):
+        y, outputs = keras.tree.flatten(y), keras.tree.flatten(outputs)
+        if name not in KINDS or not len(y) == len(outputs) == 1:
+            return np.nan
+        wrong, labels = KINDS[name](y[0], outputs[0], 0.0 if config.get("from_logits") else 0.5)
+        counted = ops.ones_like(wrong) if ignored is None else labels != ignored
+        wrong, counted = ops.cast(wrong, "float32"), ops.cast(counted, "float32")
+        wrong, counted = (masked_mean(v, outputs[0]) for v in (wrong * counted, counted))
+        return ops.divide_no_nan(wrong, counted)
+
+    return error
 
 
-def _sparse(y, outputs):
-    labels = ops.reshape(y, ops.shape(outputs)[:-1])
-    return ops.cast(labels, "int32") != ops.cast(ops.argmax(outputs, axis=-1), "int32")
+def _sparse(y, outputs, threshold):
+    labels = ops.cast(ops.reshape(y, ops.shape(outputs)[:-1]), "int32")
+    return labels != ops.cast(ops.argmax(outputs, axis=-1), "int32"), labels
+
+
+def _categorical(y, outputs, threshold):
+    return _sparse(ops.argmax(y, axis=-1), outputs, threshold)
+
+
+def _binary(y, outputs, threshold):
+    labels = ops.cast(ops.reshape(y, ops.shape(outputs)), "float32") > 0.5
+    return ops.mean(ops.cast(labels != (outputs > threshold), "float32"), axis=-1), labels
+
+
+KINDS = {
+    "sparse_categorical_crossentropy": _sparse,
+    "categorical_crossentropy": _categorical,
+    "categorical_focal_crossentropy": _categorical,
+    "categorical_hinge": _categorical,
+    "binary_crossentropy": _binary,
+    "binary_focal_crossentropy": _binary,
+}

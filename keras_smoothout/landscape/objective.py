@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import check_choice, check_count
-from keras_smoothout.landscape.criterion import MaskedLike, loss_of, mistakes_of
+from keras_smoothout.landscape.criterion import MaskedLike, error_of, loss_of
 from keras_smoothout.landscape.data import Batches, count
 from keras_smoothout.recalibrate import batch_norms, recent_statistics
 from keras_smoothout.weights import add
@@ -85,7 +85,7 @@ class Objective:
         self.model = model
         self.batch_norm = batch_norm
         self._loss_of = loss_of(model, loss)
-        self._mistakes_of = mistakes_of(model.loss if loss is None else loss)
+        self._error_of = error_of(model.loss if loss is None else loss)
         self._data = Batches(x, y, sample_weight, batch_size, model.variable_dtype)
         self._bar = keras.utils.Progbar(None, unit_name="batch") if progress else None
         self._dtype = "float64" if model.variable_dtype == "float64" else "float32"
@@ -118,6 +118,7 @@ class Objective:
 
         The error is the share of wrong predictions if there is a single output and the loss is one
         of Keras' cross-entropies, focal cross-entropies or the categorical hinge; else it is nan.
+        As in the loss, steps that are masked and labels of `ignore_class` do not count.
         """
         loss, error = self._mean(self._loss_and_error, 2, (), weights)
         return float(loss), float(error)
@@ -215,9 +216,7 @@ class Objective:
 
     def _loss_and_error(self, weights, state, data):
         outputs, loss, _ = self._pass(weights, state, data)
-        if self._mistakes_of is None:
-            return [loss, np.nan]
-        return [loss, ops.mean(ops.cast(self._mistakes_of(data[1], outputs), "float32"))]
+        return [loss, self._error_of(data[1], outputs)]
 
     def _gradient(self, weights, *given):
         differentiate = backend.value_and_grad(lambda w: (self._pass(w, *given)[1], None))
