@@ -1,11 +1,13 @@
 """The loss over a data set as a function of the weights: what it is, and that nothing changes."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 from contract import contract_net
 from keras import layers, ops
-from nets import LOSS, assert_equal
+from nets import LOSS, assert_equal, two_replicas
 
 from keras_smoothout.landscape import Objective
 
@@ -81,6 +83,21 @@ def test_another_loss_than_the_compiled_one_keeps_the_regularizers():
     prediction = table() @ regression.weights[0]
     expected = np.mean((prediction - table()[:, :1]) ** 2)
     np.testing.assert_allclose(regression.loss(regression.weights), expected, rtol=1e-5)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("loss", [None, LOSS])
+def test_replicas_do_not_divide_the_loss(loss):
+    # Keras' losses and regularizers do inside a strategy, for the sum over its replicas.
+    model, found = compiled(), []
+    for scope in (contextlib.nullcontext(), two_replicas().scope()):
+        with scope:
+            objective = Objective(model, X, Y, loss=loss)
+            vector = objective.weights
+            product = objective.gauss_newton_product(objective.weights, vector)
+            found.append([*objective.evaluate(objective.weights), objective.flatten(product)])
+    for outside, inside in zip(*found, strict=True):
+        np.testing.assert_allclose(inside, outside, rtol=1e-5)
 
 
 def test_error_of_classifications():

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_smoothout import backend
+
 MEANS = ("sum_over_batch_size", "mean")
 
 
@@ -27,15 +29,16 @@ def loss_of(model, loss=None):
     if loss is None:
         if not model.compiled:
             raise ValueError("The model has no loss: compile it, or pass `loss`.")
-        return lambda x, y, outputs, sample_weight: model.compute_loss(
-            x, y, outputs, sample_weight, training=False
+        return lambda x, y, outputs, sample_weight: backend.unscale_loss(
+            model.compute_loss(x, y, outputs, sample_weight, training=False)
         )
     given = keras.losses.get(loss)
     if not isinstance(given, keras.losses.Loss):
         given = MeanLoss(given)
 
     def compute_loss(x, y, outputs, sample_weight):
-        return sum(map(ops.sum, model.losses), given(y, outputs, sample_weight))
+        loss = backend.unscale_loss(given(y, outputs, sample_weight))
+        return sum(map(ops.sum, model.losses), loss)
 
     return compute_loss
 
