@@ -230,6 +230,7 @@ def test_the_model_never_changes_and_survives_interrupts(mode):
         np.testing.assert_equal(call(objective), expected)
         assert_equal(values(model), before)
     assert [set(vars(layer)) for layer in model.layers] == attributes
+    assert not model.optimizer.built  # Else layers that are frozen now could not be trained later.
 
 
 class Interrupt(layers.Layer):

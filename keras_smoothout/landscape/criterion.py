@@ -43,6 +43,16 @@ def loss_of(model, loss=None):
     return compute_loss
 
 
+def build_loss(model, batch):
+    """Have the compiled loss of `model` make its variables; the optimizer is left as it is."""
+    optimizer = model.optimizer
+    try:
+        model.optimizer = None
+        model._symbolic_build(data_batch=batch)
+    finally:
+        model.optimizer = optimizer
+
+
 class MeanLoss(keras.losses.Loss):
     """Mean over examples of `function(y_true, y_pred)`."""
 

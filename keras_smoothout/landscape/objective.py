@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import check_choice, check_count
-from keras_smoothout.landscape.criterion import MaskedLike, error_of, loss_of
+from keras_smoothout.landscape.criterion import MaskedLike, build_loss, error_of, loss_of
 from keras_smoothout.landscape.data import Batches, count
 from keras_smoothout.recalibrate import batch_norms, recent_statistics
 from keras_smoothout.weights import add
@@ -94,7 +94,7 @@ class Objective:
         self.state = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
         self.size = sum(w.size for w in self.weights)
         if loss is None:
-            model._symbolic_build(data_batch=next(self.batches()))
+            build_loss(model, next(self.batches()))
 
     @property
     def examples(self):
