@@ -55,6 +55,13 @@ def check_count(name, value, least=1):
         raise ValueError(f"`{name}` must be an integer >= {least}. {received(name, value)}")
 
 
+def check_loss(model):
+    """Raise if `model`, called just now, has no loss: Keras' is 0 then, on JAX."""
+    own = type(model).compute_loss is not keras.Model.compute_loss
+    if not (own or model.losses) and model.loss is None:
+        raise ValueError("There is no loss: pass `loss` to `compile`. Received: loss=None")
+
+
 def check_switch(name, value):
     """Raise unless `value` is `True` or `False`."""
     if not isinstance(value, bool):

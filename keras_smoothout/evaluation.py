@@ -5,6 +5,7 @@ from typing import NamedTuple
 import keras
 
 from keras_smoothout import backend
+from keras_smoothout.checks import check_loss
 
 
 class Evaluation(NamedTuple):
@@ -74,9 +75,7 @@ class Batch:
         model = self.model
         with self._scope(self.state, zip(model.trainable_variables, weights, strict=True)) as scope:
             outputs = model(self.x, training=True)
-            own = type(model).compute_loss is not keras.Model.compute_loss
-            if not (own or model.losses) and model.loss is None:  # Keras' loss is 0 then, on JAX.
-                raise ValueError("There is no loss: pass `loss` to `compile`. Received: loss=None")
+            check_loss(model)
             loss = model.compute_loss(self.x, self.y, outputs, self.sample_weight)
         return loss * self.loss_scale, (loss, outputs, self._values(scope))
 

@@ -364,6 +364,10 @@ def generator():
             "trainable weights",
         ),
         (lambda m: Objective(dense(1), X, Y), "The model has no loss: compile it, or pass `loss`"),
+        (
+            lambda m: Objective(compiled(dense(1), None), table()).loss(dense(1).get_weights()),
+            "There is no loss: pass `loss` to `compile`",
+        ),
         (lambda m: Objective(m, X, Y[:9]), r"same number of examples.*lengths \[9, 48\]"),
         (lambda m: Objective(m, X[:0], Y[:0]), r"at least 1. Received: lengths \[0\]"),
         (

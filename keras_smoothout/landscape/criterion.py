@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_smoothout import backend
+from keras_smoothout.checks import check_loss
 
 MEANS = ("sum_over_batch_size", "mean")
 
@@ -29,9 +30,13 @@ def loss_of(model, loss=None):
     if loss is None:
         if not model.compiled:
             raise ValueError("The model has no loss: compile it, or pass `loss`.")
-        return lambda x, y, outputs, sample_weight: backend.unscale_loss(
-            model.compute_loss(x, y, outputs, sample_weight, training=False)
-        )
+
+        def compiled_loss(x, y, outputs, sample_weight):
+            check_loss(model)
+            loss = model.compute_loss(x, y, outputs, sample_weight, training=False)
+            return backend.unscale_loss(loss)
+
+        return compiled_loss
     given = keras.losses.get(loss)
     if not isinstance(given, keras.losses.Loss):
         given = MeanLoss(given)
