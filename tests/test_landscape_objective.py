@@ -292,7 +292,8 @@ class Sequence(keras.utils.PyDataset):
 def test_forms_of_data():
     model = compiled()
     expected = Objective(model, X, Y, batch_size=24)
-    for data in (Sequence(), [(X[:24], Y[:24]), (X[24:], Y[24:])], Interrupted()):
+    lists = [[X[:24], Y[:24]], [X[24:], Y[24:]]]
+    for data in (Sequence(), lists, list(map(tuple, lists)), Interrupted()):
         objective = Objective(model, data)
         assert objective.examples == 48
         assert objective.loss(objective.weights) == expected.loss(objective.weights)
@@ -327,6 +328,26 @@ def test_named_inputs_and_several_outputs():
     np.testing.assert_allclose(  # Both losses are convex in outputs that are linear in weights.
         objective.flatten(hvp), objective.flatten(product), atol=1e-6
     )
+
+
+class Sum(layers.Layer):
+    """Sum of two inputs, whose mean it adds to the loss."""
+
+    def call(self, inputs):
+        total = ops.add(*inputs)
+        self.add_loss(ops.mean(total))
+        return total
+
+
+def test_several_inputs_without_targets():
+    inputs = [keras.Input((5,)), keras.Input((5,))]
+    model = compiled(keras.Model(inputs, Sum()([layers.Dense(1)(i) for i in inputs])), None)
+    x = [table(), -2 * table()]
+    for data in (x, [(x,)], [([a[:10] for a in x],), ([a[10:] for a in x],)]):
+        objective = Objective(model, data)
+        assert objective.examples == 20
+        expected = np.mean(sum(a @ w for a, w in zip(x, objective.weights[::2], strict=True)))
+        np.testing.assert_allclose(objective.loss(objective.weights), expected, rtol=1e-4)
 
 
 def test_vectors():
@@ -375,6 +396,11 @@ def generator():
             "can be gone through more than once.*not a generator",
         ),
         (lambda m: Objective(m, []), "at least one batch"),
+        (
+            lambda m: Objective(m, [X[:24], X[24:]]),
+            r"inputs or batches: .*Received: x with 2 arrays",
+        ),
+        (lambda m: Objective(m, (X, Y)), "inputs or batches"),
         (lambda m: Objective(m, Sequence(), None, Y), "`sample_weight` goes with arrays"),
         (
             lambda m: Objective(m, X, Y, loss=keras.losses.MeanSquaredError("sum")),

@@ -11,17 +11,20 @@ class Batches:
     """Batches `(x, y, sample_weight)` in the order of the data.
 
     Args:
+        model: The `keras.Model` that they are for.
         x: Array or nest of arrays; or, without `y`, batches: a `tf.data.Dataset`,
-            `keras.utils.PyDataset` or another iterable that starts anew each time.
+            `keras.utils.PyDataset` or another iterable that starts anew each time. Without `y`, a
+            list of arrays is refused unless the model is known to have several inputs.
         y: Array or nest of arrays, or `None`.
         sample_weight: Array or nest of arrays, or `None`.
         batch_size: Number of examples in a batch, if `x` is an array.
-        dtype: Dtype of what is floating-point; all else keeps its own.
+
+    Floating-point arrays come in the dtype of the model's variables; all else keeps its own.
     """
 
-    def __init__(self, x, y, sample_weight, batch_size, dtype):
-        self._dtype = dtype
-        if y is not None or _is_nest_of_arrays(x):
+    def __init__(self, model, x, y, sample_weight, batch_size):
+        self._dtype = model.variable_dtype
+        if y is not None or _is_nest_of_arrays(model, x):
             arrays = (x, y, sample_weight)
             self._start = functools.partial(_slices, arrays, batch_size)
             lengths = {len(a) for a in keras.tree.flatten(arrays) if a is not None}
@@ -75,10 +78,17 @@ def count(batch):
     return keras.tree.flatten(batch)[0].shape[0]
 
 
-def _is_nest_of_arrays(x):
-    return all(hasattr(a, "shape") for a in keras.tree.flatten(x)) and not (
-        isinstance(x, (list, tuple)) and all(isinstance(a, tuple) for a in x)
-    )
+def _is_nest_of_arrays(model, x):
+    if not isinstance(x, (list, tuple)):
+        return all(hasattr(a, "shape") for a in keras.tree.flatten(x))
+    if not x or not all(hasattr(a, "shape") for a in x):
+        return False
+    if len(getattr(model, "inputs", None) or ()) < 2:
+        raise ValueError(
+            "A list of arrays may hold inputs or batches: give several inputs as a dict or with "
+            f"`y`, and batches as tuples, [(x,), ...]. Received: x with {len(x)} arrays"
+        )
+    return True
 
 
 def _slices(arrays, size):

@@ -28,8 +28,8 @@ class Objective:
     Args:
         model: A built `keras.Model`. What is computed in float16 here has no loss scaling.
         x: Array of inputs, or a nest of arrays. Or, without `y`, batches that can be gone through
-            more than once: a `tf.data.Dataset`, `keras.utils.PyDataset` or a list, of `x`, `(x, y)`
-            or `(x, y, sample_weight)`.
+            more than once: a `tf.data.Dataset`, `keras.utils.PyDataset` or a list, of `(x,)`,
+            `(x, y)` or `(x, y, sample_weight)`.
         y: Targets, array or nest of arrays.
         sample_weight: Weights of the examples. As in Keras, the loss is divided by the number of
             examples, not by the sum of their weights.
@@ -86,7 +86,7 @@ class Objective:
         self.batch_norm = batch_norm
         self._loss_of = loss_of(model, loss)
         self._error_of = error_of(model.loss if loss is None else loss)
-        self._data = Batches(x, y, sample_weight, batch_size, model.variable_dtype)
+        self._data = Batches(model, x, y, sample_weight, batch_size)
         self._bar = keras.utils.Progbar(None, unit_name="batch") if progress else None
         self._dtype = "float64" if model.variable_dtype == "float64" else "float32"
         self._functions = {}
