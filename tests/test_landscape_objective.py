@@ -289,10 +289,14 @@ class Sequence(keras.utils.PyDataset):
         return X[24 * i :][:24], Y[24 * i :][:24]
 
 
+class Endless(Sequence):
+    num_batches = None
+
+
 def test_forms_of_data():
     model = compiled()
     expected = Objective(model, X, Y, batch_size=24)
-    lists = [[X[:24], Y[:24]], [X[24:], Y[24:]]]
+    lists = [[X[:24], Y[:24]], [X[:0], Y[:0]], [X[24:], Y[24:]]]
     for data in (Sequence(), lists, list(map(tuple, lists)), Interrupted()):
         objective = Objective(model, data)
         assert objective.examples == 48
@@ -304,8 +308,13 @@ def test_tf_data():
     import tensorflow as tf
 
     model = compiled()
-    objective = Objective(model, tf.data.Dataset.from_tensor_slices((X, Y)).batch(24))
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(24)
+    objective = Objective(model, data)
     expected = Objective(model, X, Y, batch_size=24).loss(objective.weights)
+    assert objective.loss(objective.weights) == expected
+    with pytest.raises(ValueError, match="`x` must end: cut it.*_RepeatDataset"):
+        Objective(model, data.repeat())
+    objective = Objective(model, data.repeat().take(2))
     assert objective.loss(objective.weights) == expected
 
 
@@ -401,6 +410,8 @@ def generator():
             r"inputs or batches: .*Received: x with 2 arrays",
         ),
         (lambda m: Objective(m, (X, Y)), "inputs or batches"),
+        (lambda m: Objective(m, [(X[:0], Y[:0])]), "at least one batch of examples"),
+        (lambda m: Objective(m, Endless()), "`x` must end: .*Received: endless.*Endless"),
         (lambda m: Objective(m, Sequence(), None, Y), "`sample_weight` goes with arrays"),
         (
             lambda m: Objective(m, X, Y, loss=keras.losses.MeanSquaredError("sum")),

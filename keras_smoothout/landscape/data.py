@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras.utils import unpack_x_y_sample_weight
 
+INFINITE = -1  # What `tf.data.Dataset.cardinality` calls so.
+
 
 class Batches:
     """Batches `(x, y, sample_weight)` in the order of the data.
@@ -39,6 +41,11 @@ class Batches:
             raise ValueError(
                 "`sample_weight` goes with arrays; batches hold their own, (x, y, sample_weight)."
             )
+        if _is_endless(x):
+            raise ValueError(
+                "`x` must end: cut it, by `take` or by `num_batches`. Received: endless batches, "
+                f"x={x!r}"
+            )
         if isinstance(x, keras.utils.PyDataset):
             self._start = lambda: (x[i] for i in range(x.num_batches))
         elif hasattr(x, "__iter__") and iter(x) is not x:
@@ -58,10 +65,12 @@ class Batches:
     def __iter__(self):
         empty = True
         for batch in self._start():
-            empty = False
-            yield keras.tree.map_structure(self._standardize, unpack_x_y_sample_weight(batch))
+            batch = keras.tree.map_structure(self._standardize, unpack_x_y_sample_weight(batch))
+            if count(batch):
+                empty = False
+                yield batch
         if empty:
-            raise ValueError("The data must hold at least one batch. Received: none")
+            raise ValueError("The data must hold at least one batch of examples. Received: none")
 
     def _standardize(self, array):
         if array is None:
@@ -89,6 +98,12 @@ def _is_nest_of_arrays(model, x):
             f"`y`, and batches as tuples, [(x,), ...]. Received: x with {len(x)} arrays"
         )
     return True
+
+
+def _is_endless(x):
+    if isinstance(x, keras.utils.PyDataset):
+        return x.num_batches is None
+    return hasattr(x, "cardinality") and int(x.cardinality()) == INFINITE
 
 
 def _slices(arrays, size):
