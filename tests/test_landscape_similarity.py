@@ -58,6 +58,34 @@ def test_models():
     assert_equal([np.array(v) for v in a.variables], before)
 
 
+class Shuffled(keras.utils.PyDataset):
+    """Batches of seven in an order that differs from pass to pass."""
+
+    x = RNG.normal(size=(28, 8, 8, 1)).astype("float32")
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        self.order = RNG.permutation(28) if i == 0 else self.order
+        return self.x[self.order[7 * i : 7 * i + 7]]
+
+
+def test_data_in_another_order_each_time():
+    a, b = standard_net(0), standard_net(1)
+    assert cka(a, a, Shuffled()) == pytest.approx(1.0)
+    assert cka(a, b, Shuffled()) == pytest.approx(cka(a, b, Shuffled.x), rel=1e-4)
+
+
+def test_models_of_several_inputs():
+    inputs = [keras.Input((8,)), keras.Input((8,))]
+    model = keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(inputs)))
+    x = list(RNG.normal(size=(2, 30, 8)).astype("float32"))
+    other = keras.models.clone_model(model)
+    found = cka(model, other, x, batch_size=20)
+    assert found == pytest.approx(linear_cka(model(x), other(x)), rel=1e-4)
+
+
 def test_models_on_text():
     (model, x), (other, _) = text_net(), text_net()
     assert 0 < cka(model, other, x) <= 1

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_smoothout.checks import check_count
+from keras_smoothout.landscape.data import Batches
 
 
 def linear_cka(first, second):
@@ -53,18 +54,22 @@ def linear_cka(first, second):
     return float(cross / norms)
 
 
-def features(model, x, layer=None, batch_size=500):
-    """Outputs of `model`, or of one of its layers, for the inputs `x`, in batches."""
-    check_count("batch_size", batch_size)
-    if layer is not None:
-        if not hasattr(model, "inputs") or not model.inputs:
-            raise ValueError(
-                "`layer` can be found in functional and sequential models only: leave it out to "
-                f"compare outputs. Received: layer={layer!r}, model={model.name}"
-            )
-        where = {"index": layer} if isinstance(layer, int) else {"name": layer}
-        model = keras.Model(model.inputs, model.get_layer(**where).output)
-    outputs = model.predict(x, batch_size=batch_size, verbose=0)
+def until(model, layer=None):
+    """`model` itself, or the part of it that ends with one of its layers."""
+    if layer is None:
+        return model
+    if not hasattr(model, "inputs") or not model.inputs:
+        raise ValueError(
+            "`layer` can be found in functional and sequential models only: leave it out to "
+            f"compare outputs. Received: layer={layer!r}, model={model.name}"
+        )
+    where = {"index": layer} if isinstance(layer, int) else {"name": layer}
+    return keras.Model(model.inputs, model.get_layer(**where).output)
+
+
+def features(model, x):
+    """Outputs of `model` for the inputs `x` of one batch."""
+    outputs = model.predict_on_batch(x)
     if not hasattr(outputs, "shape"):
         raise ValueError(
             "A model with several outputs has no one matrix of features: name a `layer`. "
@@ -79,7 +84,8 @@ def cka(first, second, x, layer=None, batch_size=500):
     Args:
         first: A built `keras.Model`.
         second: Another one.
-        x: Inputs: arrays, or a data set of batches of inputs as `Model.predict` takes it.
+        x: Inputs: an array, a nest of arrays, or batches as `Objective` takes them. They are gone
+            through once, for both models, so that they may come in another order each time.
         layer: Name or index of the layer whose outputs are compared. Defaults to `None`: the
             outputs of the models.
         batch_size: Number of examples in a batch. Defaults to `500`.
@@ -87,4 +93,8 @@ def cka(first, second, x, layer=None, batch_size=500):
     Differs from the paper: the outputs are those for the examples as they are; the taxonomy of
         Yang et al. compares them on examples mixed by mixup.
     """
-    return linear_cka(*(features(model, x, layer, batch_size) for model in (first, second)))
+    check_count("batch_size", batch_size)
+    models = [until(model, layer) for model in (first, second)]
+    batches = Batches(first, x, None, None, batch_size)
+    found = [[features(model, batch[0]) for model in models] for batch in batches]
+    return linear_cka(*map(np.concatenate, zip(*found, strict=True)))
