@@ -33,7 +33,9 @@ class Objective:
         y: Targets, array or nest of arrays.
         sample_weight: Weights of the examples. As in Keras, the loss is divided by the number of
             examples, not by the sum of their weights.
-        batch_size: Number of examples in a batch, if `x` is an array. Defaults to `500`.
+        batch_size: Number of examples in a batch, if `x` is an array. With masks or ignored classes
+            the loss depends on it: Keras' `loss_b` is the mean over what counts in the batch.
+            Defaults to `500`.
         batch_norm: What BatchNormalization normalizes by: `"evaluation"`, the moving statistics in
             `state`, or `"training"`, the statistics of each batch, where layers are not frozen. The
             latter makes the loss depend on how the data is cut into batches. Defaults to
