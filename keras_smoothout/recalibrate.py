@@ -33,8 +33,9 @@ def recalibrate(model, data, batch_size=500):
     Args:
         model: A built `keras.Model`. Only moving means and variances of layers that are not frozen
             change; an error or an interrupt leaves them as they were.
-        data: Array of inputs, or an iterable of batches: `x` or `(x, y, ...)`.
-        batch_size: Number of examples in a batch, if `data` is an array. Defaults to `500`.
+        data: Array of inputs, a dict of arrays, or a list of them if the model is functional and
+            has several inputs; or an iterable of batches: `x` or `(x, y, ...)`.
+        batch_size: Number of examples in a batch, if `data` is arrays. Defaults to `500`.
 
     Raises:
         ValueError: If `data` is empty or leads to statistics that are not finite, or the model is
@@ -59,7 +60,7 @@ def recalibrate(model, data, batch_size=500):
     variables = statistics(norms)
     weights = [backend.read(v) for v in model.trainable_variables]
     state = [backend.read(v) for v in model.non_trainable_variables]
-    found = merged(batch_statistics(model), weights, state, inputs_of(data, batch_size))
+    found = merged(batch_statistics(model), weights, state, inputs_of(model, data, batch_size))
     for variable, value in zip(variables, found, strict=True):
         variable.assign(value)
 
@@ -111,14 +112,17 @@ def merged(of_batch, weights, state, inputs):
     return total
 
 
-def inputs_of(data, batch_size):
+def inputs_of(model, data, batch_size):
     """The inputs of each batch."""
-    if not hasattr(data, "shape"):
-        for batch in data:
-            yield batch[0] if isinstance(batch, (tuple, list)) else batch
+    listed = isinstance(data, (list, tuple)) and len(getattr(model, "inputs", None) or ()) > 1
+    arrays = listed and all(hasattr(array, "shape") for array in data)
+    if arrays or isinstance(data, dict) or hasattr(data, "shape"):
+        for start in range(0, len(keras.tree.flatten(data)[0]), batch_size):
+            rows = slice(start, start + batch_size)
+            yield keras.tree.map_structure(lambda array, rows=rows: array[rows], data)
         return
-    for start in range(0, len(data), batch_size):
-        yield data[start : start + batch_size]
+    for batch in data:
+        yield batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 @contextlib.contextmanager

@@ -167,6 +167,18 @@ def test_statistics_are_those_of_the_place():
     assert min(abs(held - own), abs(on_others - own)) > 1e-3
 
 
+def test_statistics_of_several_inputs():
+    inputs = [keras.Input((3,)), keras.Input((3,))]
+    hidden = layers.BatchNormalization()(layers.Dense(4)(layers.Concatenate()(inputs)))
+    model = keras.Model(inputs, layers.Dense(3)(hidden))
+    model.compile(loss=LOSS)
+    x = list(np.random.default_rng(0).normal(3, 2, (2, 12, 3)).astype("float32"))
+    objective = Objective(model, x, np.arange(12) % 3)
+    other = [w + 0.1 for w in objective.weights]
+    own, on_inputs = (interpolate(objective, other, [1.0], recalibrate_on=on) for on in ("own", x))
+    np.testing.assert_array_equal(own.losses, on_inputs.losses)
+
+
 def test_frozen_statistics_stay():
     (a, x, y), (b, _, _) = trained(0), trained(1)
     a.get_layer(index=2).trainable = False

@@ -41,6 +41,23 @@ def test_batches_as_they_come():
     np.testing.assert_allclose(a.layers[0].moving_mean, DATA.mean(0), rtol=1e-5)
 
 
+def test_several_inputs():
+    inputs = {name: keras.Input((2,), name=name) for name in "ab"}
+    parts = {"a": DATA[:, :2], "b": DATA[:, 2:]}
+    outputs = layers.BatchNormalization()(layers.Concatenate()([inputs["a"], inputs["b"]]))
+    dicts = (
+        parts,
+        [({k: v[:30] for k, v in parts.items()}, None), {"a": DATA[30:, :2], "b": DATA[30:, 2:]}],
+    )
+    lists = ([*parts.values()], tuple(parts.values()))
+    for nest, forms in ((inputs, dicts), ([*inputs.values()], lists)):
+        for data in forms:
+            model = keras.Model(nest, outputs)
+            model.layers[-1].moving_mean.assign(np.zeros(4))
+            ks.recalibrate(model, data, 16)
+            np.testing.assert_allclose(model.layers[-1].moving_mean, DATA.mean(0), rtol=1e-5)
+
+
 def test_deeper_layers_see_what_normalized_layers_give():
     # The second layer's input has mean beta and variance gamma^2, to epsilon: the batch's own.
     model = keras.Sequential(

@@ -12,7 +12,7 @@ from keras_smoothout.recalibrate import (
     statistics,
 )
 
-BATCH_SIZE = 500  # Of inputs to recalibrate on that are one array.
+BATCH_SIZE = 500  # Of inputs to recalibrate on that are arrays.
 
 
 def evaluate_at(objective, points, count, recalibrate_on=None, progress=False):
@@ -28,7 +28,7 @@ def evaluate_at(objective, points, count, recalibrate_on=None, progress=False):
         objective: An `Objective`.
         points: Iterable of lists of weights; one is held at a time.
         count: Number of points.
-        recalibrate_on: Inputs that moving statistics are counted on at each point: an array or an
+        recalibrate_on: Inputs that moving statistics are counted on at each point: arrays or an
             iterable of batches, as `keras_smoothout.recalibrate` takes them; training data, also
             where the objective's are test data. `"own"` for the objective's own, `None` to hold
             the statistics. Defaults to `None`.
@@ -55,7 +55,7 @@ def evaluate_at(objective, points, count, recalibrate_on=None, progress=False):
         for i, weights in enumerate(points):
             if wanted:
                 data = objective.batches() if own else recalibrate_on
-                counted = merged(of_batch, weights, held, inputs_of(data, BATCH_SIZE))
+                counted = merged(of_batch, weights, held, inputs_of(model, data, BATCH_SIZE))
                 objective.state = [
                     keras.ops.convert_to_numpy(counted[moving[id(v)]]) if id(v) in moving else value
                     for v, value in zip(model.non_trainable_variables, held, strict=True)
