@@ -89,6 +89,8 @@ class TrackSharpestDirections(Track):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._nudged = nudged(self.model.optimizer)
+        if self._nudged is not None and not self._nudged.built:  # By `fit`, only in the first step.
+            self.model.optimizer.build(self.model.trainable_variables)
         wanted = self.k or (self._nudged.directions if self._nudged else 5)
         self._k = min(wanted, self.objective.size)
         self._step, self._following, self._due = 0, 0, True
