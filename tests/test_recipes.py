@@ -12,6 +12,7 @@ NETWORKS = sorted(path.stem for path in RECIPES.glob("*.flags"))
 VARIANTS = sorted(path.stem for path in (RECIPES / "large").glob("*.flags"))
 SHRUNK = "--dataset=digits --train_split=train --test_split=test --noresume --verbose=0 --devices=1"
 SHRUNK += " --train_examples=32 --strategy=default --image_size=16 --epochs=1"
+SHRUNK += " --run_eagerly"  # To trace and compile a deep network takes a minute.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -47,11 +48,10 @@ def trained(tmp_path, monkeypatch, given, shrunk):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_networks_train(network, tmp_path, monkeypatch):
-    # The deep ones by single operations: to trace and compile them takes a minute each.
     shrunk = "--batch_size=32 --base_batch_size=32"
     if not network.startswith(("f1", "c1")):
         shrunk = "--batch_size=16 --base_batch_size=16 --train_examples=16 --image_size=8"
-        shrunk += " --run_eagerly --warmup_epochs=0 --mixed_precision=float32"
+        shrunk += " --warmup_epochs=0 --mixed_precision=float32"
         shrunk += " --lr_schedule=constant --lr_milestones= --lr_decay=0.1"
     trained(tmp_path, monkeypatch, flags(network), shrunk)
 
