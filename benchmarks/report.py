@@ -18,6 +18,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from scipy import stats
 
+from benchmarks.generalization_gap import ROWS
+
 HERE = pathlib.Path(__file__).parent
 README = HERE.parent / "README.md"
 MARKS = "<!-- evidence: python -m benchmarks.report -->", "<!-- end of evidence -->"
@@ -52,7 +54,7 @@ COSTS = {  # The same for all seeds: the seconds are of one run that was timed.
 
 
 def read(path):
-    """From setting to label to batch size to seed to run, in the order of the lines."""
+    """From setting to label to batch size to seed to run, labels in the order of `ROWS`."""
     tree = collections.defaultdict(lambda: collections.defaultdict(dict))
     for line in path.read_text().splitlines():
         run = json.loads(line)
@@ -65,8 +67,8 @@ def read(path):
                 (timed,) = timings[label][size].values()
                 for run in runs.values():
                     run["epoch_seconds"] = timed["cpu_seconds_per_epoch"]
-    for rows in tree.values():  # What is added to the baseline comes right after it.
-        for label in sorted(rows, key=lambda label: (label != BASELINES[0], label[0] != "+")):
+    for rows in tree.values():
+        for label in [label for label in ROWS if label in rows]:
             rows[label] = rows.pop(label)
     return tree
 
