@@ -74,10 +74,10 @@ def digits():
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
-    options = {"test_size": 360, "stratify": digits.target, "random_state": 0}
-    images = digits.images[..., None].astype("uint8")
-    train_x, test_x, train_y, test_y = train_test_split(images, digits.target, **options)
+    data = load_digits()
+    options = {"test_size": 360, "stratify": data.target, "random_state": 0}
+    images = data.images[..., None].astype("uint8")
+    train_x, test_x, train_y, test_y = train_test_split(images, data.target, **options)
     return (train_x, train_y), (test_x, test_y)
 
 
@@ -100,7 +100,8 @@ def prepared(name, data_dir, download, image_size):
             f"Received: dataset={name}"
         ) from None
     pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
-    if [type(feature) for feature in pair] != [tfds.features.Image, tfds.features.ClassLabel]:
+    kinds = tfds.features.Image, tfds.features.ClassLabel
+    if len(pair) != 2 or not all(map(isinstance, pair, kinds)):
         raise ValueError(
             "`dataset` must hold one image and one class label per example. "
             f"Received: dataset={name} with {builder.info.features}"
@@ -119,8 +120,6 @@ def prepared(name, data_dir, download, image_size):
 
 def open_tfds(name, data_dir, split, image_size, download, first=None):
     """Images and labels of a split: all, or the `first` ones where all do not fit into memory."""
-    import tensorflow_datasets as tfds
-
     builder, image, _ = prepared(name, data_dir, download, image_size)
     height, width = (image_size, image_size) if image_size else image.shape[:2]
     try:
@@ -137,7 +136,7 @@ def open_tfds(name, data_dir, split, image_size, download, first=None):
             )
         dataset = dataset.take(first)
     batches = dataset.batch(1 if None in image.shape else READ)
-    read = ((resized(x, image_size), y) for x, y in tfds.as_numpy(batches))
+    read = ((resized(x, image_size), y) for x, y in batches.as_numpy_iterator())
     return tuple(map(np.concatenate, zip(*read, strict=True)))
 
 
