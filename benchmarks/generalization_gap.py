@@ -39,23 +39,47 @@ POWERS = range(
     -2, 2
 )  # Of two: trials of the learning rate, times that of `RATES` by the sqrt rule.
 RATES = {"SGD": 0.05, "SmoothOut": 0.05, "SAM": 0.05, "LARS": 4.0, "LAMB": 0.01}
-ROWS = {  # label: whose tuned rate, ghost batches, flags
-    "SGD": ("SGD", False, []),
-    "+ sqrt rate": ("SGD", False, []),
-    "+ ghost batches": ("SGD", True, []),
-    "+ regime adaptation": ("SGD", True, []),
-    "SmoothOut": ("SmoothOut", True, ["--method=smoothout", "--radius=0.02"]),
-    "AdaSmoothOut": ("SmoothOut", True, ["--method=adasmoothout", "--radius=0.3"]),
-    "SAM": ("SAM", True, ["--method=sam", "--rho=0.05"]),
-    "ASAM": ("SAM", True, ["--method=asam", "--rho=0.5"]),
-    "LARS": ("LARS", True, ["--method=lars"]),
-    "LAMB": ("LAMB", True, ["--method=lamb"]),
+RATES |= {"LAMB + SmoothOut": 0.01, "LAMB + SAM": 0.01}
+
+
+class Row(NamedTuple):
+    """A line of the tables.
+
+    Args:
+        rate: whose tuned rate it has.
+        ghosts: whether it has ghost batches.
+        flags: its method.
+        adapts: whether its epochs are stretched to as many updates as small batches have.
+    """
+
+    rate: str
+    ghosts: bool
+    flags: tuple = ()
+    adapts: bool = False
+
+
+SMOOTHOUT = ("--method=smoothout", "--radius=0.02")
+ROWS = {
+    "SGD": Row("SGD", False),
+    "+ sqrt rate": Row("SGD", False),
+    "+ ghost batches": Row("SGD", True),
+    "+ regime adaptation": Row("SGD", True, adapts=True),
+    "SmoothOut": Row("SmoothOut", True, SMOOTHOUT),
+    "SmoothOut + regime adaptation": Row("SmoothOut", True, SMOOTHOUT, adapts=True),
+    "AdaSmoothOut": Row("SmoothOut", True, ("--method=adasmoothout", "--radius=0.3")),
+    "SAM": Row("SAM", True, ("--method=sam", "--rho=0.05")),
+    "ASAM": Row("SAM", True, ("--method=asam", "--rho=0.5")),
+    "LARS": Row("LARS", True, ("--method=lars",)),
+    "LAMB": Row("LAMB", True, ("--method=lamb",)),
+    "LAMB + SmoothOut": Row("LAMB + SmoothOut", True, ("--method=smoothout+lamb", "--radius=0.02")),
+    "LAMB + SAM": Row("LAMB + SAM", True, ("--method=sam+lamb", "--rho=0.05")),
 }
 F1 = ["--dataset=fashion_mnist", "--model=f1"]
 RESNET = ["--dataset=cifar10", "--image_size=16", "--model=resnet8", "--l2=1e-4"]
 RESNET += ["--train_examples=5000"]
 REGIME_MOST = 2048  # At 8192, regime adaptation asks for 64 times the epochs.
-NOISE = ("SGD", "+ ghost batches", "SmoothOut")
+ADAPTING = tuple(label for label, row in ROWS.items() if row.adapts)
+NOT_CONVOLUTIONAL = ("+ sqrt rate", "ASAM", "LARS", "LAMB + SmoothOut", "LAMB + SAM")
 
 
 class Setting(NamedTuple):
@@ -66,7 +90,7 @@ class Setting(NamedTuple):
         epochs: of the base recipe.
         held_out: number of training images left for tuning; the rest is for validation.
         batch_sizes: those of the grid.
-        rows: labels of the grid.
+        without: rows that are left out.
         rates: the setting whose tuned rates are taken, if not its own.
     """
 
@@ -74,15 +98,15 @@ class Setting(NamedTuple):
     epochs: int
     held_out: int
     batch_sizes: tuple = BATCH_SIZES
-    rows: tuple = tuple(ROWS)
+    without: tuple = ()
     rates: str | None = None
 
 
 SETTINGS = {
     "f1": Setting([*F1, "--train_examples=20000"], 15, 55000),
-    "f1-full": Setting(F1, 5, 55000, (128, 8192), NOISE, rates="f1"),
-    "resnet8": Setting(RESNET, 8, 45000, (128, 2048), (*NOISE, "AdaSmoothOut", "SAM")),
-    "noise": Setting([*F1, "--train_examples=20000"], 15, 55000, (128, 2048), (), rates="f1"),
+    "f1-full": Setting(F1, 5, 55000, (128, 8192), ADAPTING, rates="f1"),
+    "resnet8": Setting(RESNET, 8, 45000, (128, 2048), NOT_CONVOLUTIONAL),
+    "noise": Setting([*F1, "--train_examples=20000"], 15, 55000, (128, 2048), rates="f1"),
 }
 RADII = (0.0, 0.01, 0.02, 0.04, 0.08)
 COPIES = (4,)  # One copy is the row of the same radius.
@@ -105,12 +129,12 @@ def key(run):
 def trial(setting, label, batch_size, power):
     """One learning rate of a row."""
     common, epochs, held_out, *_ = SETTINGS[setting]
-    _, ghosts, flags = ROWS[label]
+    row = ROWS[label]
     split = [f"--train_split=train[:{held_out}]", f"--test_split=train[{held_out}:]"]
     rate = float(f"{2.0**power * RATES[label] * sqrt_scaling(batch_size, BASE):.3g}")
-    ghost = min(GHOST, batch_size) if ghosts else None
+    ghost = min(GHOST, batch_size) if row.ghosts else None
     recipe = Recipe(batch_size, rate, epochs, ghost_batch_size=ghost)
-    name, flags = f"{label}, rate {rate:g}", [*common, *split, *flags]
+    name, flags = f"{label}, rate {rate:g}", [*common, *split, *row.flags]
     run = line(f"{setting}-tuning", name, batch_size, TUNING_SEED, flags, recipe)
     return run | {"tunes": label, "rate": rate}
 
@@ -124,7 +148,7 @@ def tuning(setting, done):
     """The trials of the learning rates, as far as those done tell which are needed."""
     for batch_size in SETTINGS[setting].batch_sizes:
         for label in RATES:
-            if label not in SETTINGS[setting].rows:
+            if label in SETTINGS[setting].without:
                 continue
             powers = [*POWERS]
             while True:
@@ -146,25 +170,25 @@ def tuned(done, setting):
 
 def grid(setting, rates):
     """All runs of a setting, one seed after the other, the longest at the end."""
-    common, epochs, _, batch_sizes, labels, _ = SETTINGS[setting]
+    common, epochs, _, batch_sizes, without, _ = SETTINGS[setting]
     small = Recipe(BASE, rates["SGD", BASE], epochs)
     runs_ = []
     for seed in SEEDS:
         for batch_size in batch_sizes:
-            for label, (whose, ghosts, flags) in ROWS.items():
-                if label not in labels or batch_size == BASE and label.startswith("+"):
-                    continue  # At the base batch size nothing is added.
-                if label == "+ regime adaptation" and batch_size > REGIME_MOST:
+            for label, row in ROWS.items():
+                if label in without or row.adapts and batch_size > REGIME_MOST:
                     continue
+                if batch_size == BASE and (row.adapts or label.startswith("+")):
+                    continue  # At the base batch size nothing is added.
                 recipe = small.for_batch_size(
                     batch_size,
-                    rule=rates[whose, batch_size] / small.learning_rate,
-                    regime_adaptation=label == "+ regime adaptation",
-                    ghost_batch_size=min(GHOST, batch_size) if ghosts else None,
+                    rule=rates[row.rate, batch_size] / small.learning_rate,
+                    regime_adaptation=row.adapts,
+                    ghost_batch_size=min(GHOST, batch_size) if row.ghosts else None,
                 )
                 if label == "+ sqrt rate":
                     recipe = small.for_batch_size(batch_size, rule="sqrt")
-                runs_.append(line(setting, label, batch_size, seed, [*common, *flags], recipe))
+                runs_.append(line(setting, label, batch_size, seed, [*common, *row.flags], recipe))
                 runs_[-1]["epochs"] = recipe.epochs
     return sorted(runs_, key=lambda run: run["epochs"])
 

@@ -29,9 +29,9 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path):
 def test_every_row_is_trained_at_every_batch_size_with_every_seed():
     runs = gap.grid("f1", RATES)
     assert len({gap.key(run) for run in runs}) == len(runs)
-    for label in gap.ROWS:
-        sizes = gap.BATCH_SIZES[1:] if label.startswith("+") else gap.BATCH_SIZES
-        if label == "+ regime adaptation":
+    for label, row in gap.ROWS.items():
+        sizes = gap.BATCH_SIZES[1:] if row.adapts or label.startswith("+") else gap.BATCH_SIZES
+        if row.adapts:
             sizes = [size for size in sizes if size <= gap.REGIME_MOST]
         cells = {(run["batch_size"], run["seed"]) for run in runs if run["label"] == label}
         assert cells == {(size, seed) for size in sizes for seed in gap.SEEDS}
@@ -57,7 +57,7 @@ def test_regime_adaptation_preserves_the_updates():
     small = next(run for run in runs if (run["label"], run["batch_size"]) == ("SGD", 128))
     updates = course(small).step_at(15)
     for run in runs:
-        if run["label"] == "+ regime adaptation":
+        if gap.ROWS[run["label"]].adapts:
             stretched = course(run)
             assert stretched.step_at(stretched.epochs) == pytest.approx(updates, rel=0.25)
 
