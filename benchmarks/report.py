@@ -26,10 +26,9 @@ MARKS = "<!-- evidence: python -m benchmarks.report -->", "<!-- end of evidence 
 BASELINES = "SGD", "+ ghost batches"  # What the others are compared with.
 # Okabe and Ito's palette with a marker each, which the colour-blind can tell apart.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLES = [
-    {"color": color, "marker": marker, "linestyle": line}
-    for marker, line in (("o", "solid"), ("s", "dashed"))
-    for color in COLORS
+LINES = [
+    {"marker": marker, "linestyle": line}
+    for marker, line in (("o", "solid"), ("s", "dashed"), ("^", "dotted"), ("D", "dashdot"))
 ]
 TITLES = {
     "f1": "F1 on 20,000 images of Fashion-MNIST, 15 epochs of the base recipe",
@@ -152,6 +151,16 @@ def section(setting, rows, tuning):
     return "\n\n".join(lines)
 
 
+def styles(rows):
+    """A style for each label: rows of the same tuned rate share a colour."""
+    families = [ROWS[label].rate for label in rows]
+    colors = dict(zip(dict.fromkeys(families), COLORS, strict=False))
+    return {
+        label: {"color": colors[family], **LINES[families[:i].count(family)]}
+        for i, (label, family) in enumerate(zip(rows, families, strict=True))
+    }
+
+
 def save(figure, name):
     (HERE / "figures").mkdir(exist_ok=True)
     figure.savefig(HERE / "figures" / f"{name}.png", dpi=130)
@@ -176,7 +185,8 @@ def by_batch_size(setting, rows):
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
     for axis, name in zip(axes, names, strict=True):
         measure, _, unit = MEASURES[name]
-        for (label, cells), style in zip(rows.items(), STYLES, strict=False):
+        for label, style in styles(rows).items():
+            cells = rows[label]
             sizes = sorted(cells)
             values = [[measure(run) for run in cells[size].values()] for size in sizes]
             errors = [stats.sem(v) if len(v) > 1 else 0.0 for v in values]
@@ -189,6 +199,7 @@ def by_batch_size(setting, rows):
         bottom=max(axes[0].get_ylim()[0], worst(rows) - 3)
     )  # Below it training failed.
     axes[1].set_yscale("log")
+    axes[1].yaxis.set_major_formatter("{x:g}")
     axes[1].yaxis.set_minor_formatter("{x:.2g}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(TITLES.get(setting, setting))
@@ -202,8 +213,8 @@ def by_time(setting, rows):
         1, len(sizes), figsize=(4 * len(sizes), 4.4), sharey=True, layout="constrained"
     )
     for axis, size in zip(axes, sizes, strict=True):
-        for (label, cells), style in zip(rows.items(), STYLES, strict=False):
-            runs = list(cells.get(size, {}).values())
+        for label, style in styles(rows).items():
+            runs = list(rows[label].get(size, {}).values())
             if not runs:
                 continue
             points = list(zip(*(run["curve"] for run in runs), strict=True))
@@ -231,13 +242,13 @@ def by_radius(setting, rows):
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
     labels = [label for label in rows if "copies" not in label]
     radii = [float(label.split()[1]) for label in labels]
-    for size, style in zip(batch_sizes(rows), STYLES, strict=False):
+    for size, color in zip(batch_sizes(rows), COLORS, strict=False):
         for axis, name in zip(axes, names, strict=True):
             measure, _, unit = MEASURES[name]
             values = [list(map(measure, rows[label][size].values())) for label in labels]
             errors = [stats.sem(v) if len(v) > 1 else 0.0 for v in values]
             means = [statistics.mean(v) for v in values]
-            axis.errorbar(radii, means, errors, **style, label=f"batch size {size}")
+            axis.errorbar(radii, means, errors, color=color, marker="o", label=f"batch size {size}")
             tidy(axis, xlabel="radius", ylabel=f"{name} ({unit})")
             axis.set_xscale("symlog", linthresh=0.01)
             axis.set_xticks(radii, map("{:g}".format, radii))

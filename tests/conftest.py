@@ -41,3 +41,13 @@ def _fresh_state():
 def float64():
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
+
+
+@pytest.fixture
+def x64():
+    """Types of 64 bits, which JAX has only on demand."""
+    if keras.backend.backend() == "tensorflow":
+        yield
+    else:
+        with jax.enable_x64(True):
+            yield

@@ -89,18 +89,6 @@ def draw(shape, parts, distribution):
     return numbers(perturbed([ops.zeros(shape)], 1.0, parts, distribution=distribution)[0])
 
 
-@pytest.fixture
-def x64():
-    """Types of 64 bits, which JAX has only on demand."""
-    if TENSORFLOW:
-        yield
-    else:
-        import jax
-
-        with jax.enable_x64(True):
-            yield
-
-
 def assert_mean(samples, mean, variance, message=""):
     """Assert that the mean of independent `samples` is within `SE_BOUND` standard errors."""
     z = (np.mean(samples) - mean) / math.sqrt(variance / np.size(samples))

@@ -7,25 +7,12 @@ from keras import ops
 
 from keras_smoothout import weights as W
 
-TENSORFLOW = keras.backend.backend() == "tensorflow"
 SHAPES = [(3, 4), (5,), ()]
 
 
 def arrays(seed, dtype="float32"):
     rng = np.random.default_rng(seed)
     return [np.asarray(rng.normal(size=shape), dtype) for shape in SHAPES]
-
-
-@pytest.fixture
-def x64():
-    """Types of 64 bits, which JAX has only on demand."""
-    if TENSORFLOW:
-        yield
-    else:
-        import jax
-
-        with jax.enable_x64(True):
-            yield
 
 
 def tensors(arrays):
