@@ -5,6 +5,7 @@ no more.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterable
 
 import keras
@@ -25,7 +26,9 @@ def recalibrate(model, data, batch_size=500):
     """Set BatchNormalization's moving statistics to those of `data` at the present weights.
 
         mean = sum_b n_b * mean_b / N
-        variance = sum_b n_b * (variance_b + (mean_b - mean)**2) / N      over batches b
+        variance = sum_b n_b * (variance_b + (mean_b - mean)**2) / N
+
+    over all batches b and all calls of a layer in each of them, of `n_b` numbers in a channel.
 
     Batches pass as in training as far as BatchNormalization goes (each is normalized
     by its own statistics) and as in inference for all else, dropout among it.
@@ -38,8 +41,8 @@ def recalibrate(model, data, batch_size=500):
         batch_size: Number of examples in a batch, if `data` is arrays. Defaults to `500`.
 
     Raises:
-        ValueError: If `data` is empty or leads to statistics that are not finite, or the model is
-            not built.
+        ValueError: If `data` is empty, a pair `(x, y)` or leads to statistics that are not finite,
+            or the model is not built.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
@@ -60,7 +63,7 @@ def recalibrate(model, data, batch_size=500):
     variables = statistics(norms)
     weights = [backend.read(v) for v in model.trainable_variables]
     state = [backend.read(v) for v in model.non_trainable_variables]
-    found = merged(batch_statistics(model), weights, state, inputs_of(model, data, batch_size))
+    found = counted(batch_statistics(model), weights, state, inputs_of(model, data, batch_size))
     for variable, value in zip(variables, found, strict=True):
         variable.assign(value)
 
@@ -71,9 +74,10 @@ def statistics(norms):
 
 
 def batch_statistics(model):
-    """Mean, variance, ... of one batch in each BatchNormalization, as a pure function.
+    """Mean, variance and count of one batch in each BatchNormalization, as a pure function.
 
-    Returns a function of the weights, the non-trainable state and the inputs of a batch.
+    Returns a function of the weights, the non-trainable state and the inputs of a batch. A layer
+    that is not called has its moving statistics, and a count of 0.
     """
     norms = batch_norms(model)
 
@@ -82,28 +86,39 @@ def batch_statistics(model):
             *zip(model.trainable_variables, weights, strict=True),
             *zip(model.non_trainable_variables, state, strict=True),
         ]
-        with recent_statistics(norms), keras.StatelessScope(held) as scope:
-            model(x, training=False)
-        return [scope.get_current_value(v) for v in statistics(norms)]
+        with keras.StatelessScope(held):
+            with recent_statistics(norms) as calls:
+                model(x, training=False)
+            pairs = zip(norms, calls, strict=True)
+            return [functools.reduce(merged, c or [(*moving(n), ops.zeros(()))]) for n, c in pairs]
 
     return of_batch
 
 
-def merged(of_batch, weights, state, inputs):
-    """Means and variances over all batches of `inputs`, from those of each of them."""
-    total, seen = None, 0
+def moving(layer):
+    """The moving mean and variance of `layer` as they are here."""
+    return [backend.read(v) for v in statistics([layer])]
+
+
+def merged(part, other):
+    """Mean, variance and count of two sets of numbers together, from those of each."""
+    (mean, variance, count), (other_mean, other_variance, other_count) = part, other
+    total = count + other_count
+    share, shift = other_count / ops.maximum(total, 1.0), other_mean - mean
+    spread = other_variance - variance + (1.0 - share) * ops.square(shift)
+    return mean + share * shift, variance + share * spread, total
+
+
+def counted(of_batch, weights, state, inputs):
+    """Mean, variance, ... over all batches of `inputs`, in each BatchNormalization."""
+    total = None
     for x in inputs:
-        found = of_batch(weights, state, x)
-        total = total or [ops.zeros_like(value) for value in found]
-        count = keras.tree.flatten(x)[0].shape[0]
-        seen += count
-        for i in range(0, len(found), 2):
-            share, shift = count / seen, found[i] - total[i]
-            total[i] = total[i] + share * shift
-            spread = found[i + 1] - total[i + 1] + (1 - share) * ops.square(shift)
-            total[i + 1] = total[i + 1] + share * spread
-    if not seen:
+        if len(keras.tree.flatten(x)[0]):
+            found = of_batch(weights, state, x)
+            total = list(map(merged, total, found)) if total is not None else found
+    if total is None:
         raise ValueError("`data` must hold examples. Received: none")
+    total = [value for mean, variance, _ in total for value in (mean, variance)]
     if not all(np.all(np.isfinite(ops.convert_to_numpy(t))) for t in total):
         raise ValueError(
             "`data` must be finite, and so must be what the model makes of it. Received: inputs "
@@ -114,9 +129,14 @@ def merged(of_batch, weights, state, inputs):
 
 def inputs_of(model, data, batch_size):
     """The inputs of each batch."""
-    listed = isinstance(data, (list, tuple)) and len(getattr(model, "inputs", None) or ()) > 1
-    arrays = listed and all(hasattr(array, "shape") for array in data)
-    if arrays or isinstance(data, dict) or hasattr(data, "shape"):
+    arrays = isinstance(data, (list, tuple)) and all(hasattr(array, "shape") for array in data)
+    listed = arrays and len(getattr(model, "inputs", None) or ()) > 1
+    if isinstance(data, tuple) and arrays and not listed:
+        raise ValueError(
+            "`data` must be inputs alone, without targets: pass `x` of `(x, y)`, or a list of "
+            f"batches. Received: a tuple of {len(data)} arrays for a model of one input"
+        )
+    if listed or isinstance(data, dict) or hasattr(data, "shape"):
         for start in range(0, len(keras.tree.flatten(data)[0]), batch_size):
             rows = slice(start, start + batch_size)
             yield keras.tree.map_structure(lambda array, rows=rows: array[rows], data)
@@ -127,20 +147,26 @@ def inputs_of(model, data, batch_size):
 
 @contextlib.contextmanager
 def recent_statistics(norms):
-    """Have `norms` normalize by the batch, and keep its statistics in place of moving ones."""
-    kept = [(layer, layer.call, layer.momentum) for layer in norms]
+    """Have `norms` normalize by the batch, and keep its statistics in place of moving ones.
 
-    def plain(layer):
+    Yields a list for each of them, of the mean, variance and count of each call.
+    """
+    kept, calls = [layer.momentum for layer in norms], [[] for _ in norms]
+
+    def plain(layer, called):
         def call(inputs, training=None, mask=None):
-            return layers.BatchNormalization.call(layer, inputs, training=True, mask=mask)
+            outputs = layers.BatchNormalization.call(layer, inputs, training=True, mask=mask)
+            count = ops.size(inputs) / inputs.shape[layer.axis] if mask is None else ops.sum(mask)
+            called.append((*moving(layer), ops.cast(count, "float32")))
+            return outputs
 
         return call
 
     try:
-        for layer in norms:
-            layer.call, layer.momentum = plain(layer), 0.0
-        yield
+        for layer, called in zip(norms, calls, strict=True):
+            layer.call, layer.momentum = plain(layer, called), 0.0
+        yield calls
     finally:
-        for layer, _, momentum in kept:
+        for layer, momentum in zip(norms, kept, strict=True):
             del layer.call
             layer.momentum = momentum

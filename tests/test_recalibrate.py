@@ -58,6 +58,64 @@ def test_several_inputs():
             np.testing.assert_allclose(model.layers[-1].moving_mean, DATA.mean(0), rtol=1e-5)
 
 
+def test_every_call_of_a_layer_counts():
+    norm = layers.BatchNormalization()
+    a, b = keras.Input((1,)), keras.Input((1,))
+    model = keras.Model([a, b], [norm(a), norm(b)])
+    parts = [DATA[:, :1], DATA[:, 1:2] + 10]
+    ks.recalibrate(model, parts, 16)
+    np.testing.assert_allclose(norm.moving_mean, [np.mean(parts)], rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, [np.var(parts)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [16, 70])
+def test_each_of_several_steps_and_channels_counts(size):
+    steps = np.stack([DATA, DATA + 5], axis=1)  # (examples, steps, channels)
+    inner = layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((2, 4)), layers.TimeDistributed(inner)])
+    ks.recalibrate(model, steps, size)
+    np.testing.assert_allclose(inner.moving_mean, steps.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(inner.moving_variance, steps.var((0, 1)), rtol=1e-4)
+    model = keras.Sequential([keras.Input((2, 4)), layers.BatchNormalization(axis=1)])
+    ks.recalibrate(model, steps, size)
+    np.testing.assert_allclose(model.layers[0].moving_mean, steps.mean((0, 2)), rtol=1e-5)
+
+
+def test_masked_steps_do_not_count():
+    steps = np.stack([DATA, DATA], axis=1)
+    steps[:40, 1] = 0  # More of them in the first batches than in the last one.
+    inputs = keras.Input((2, 4))
+    model = keras.Model(inputs, layers.BatchNormalization()(layers.Masking()(inputs)))
+    ks.recalibrate(model, steps, 16)
+    held = steps[np.any(steps != 0, axis=-1)]
+    np.testing.assert_allclose(model.layers[-1].moving_mean, held.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(model.layers[-1].moving_variance, held.var(0), rtol=1e-4)
+
+
+def test_a_layer_that_is_not_called_keeps_its_statistics():
+    class Spare(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = layers.BatchNormalization(), layers.BatchNormalization()
+            for norm in (self.used, self.spare):
+                norm.build((None, 4))
+            self.built = True
+
+        def call(self, x):
+            return self.used(x)
+
+    model = Spare()
+    model.spare.moving_mean.assign([1.0, 2.0, 3.0, 4.0])
+    ks.recalibrate(model, DATA, 16)
+    np.testing.assert_array_equal(model.spare.moving_mean, [1, 2, 3, 4])
+    np.testing.assert_allclose(model.used.moving_mean, DATA.mean(0), rtol=1e-5)
+
+
+def test_a_pair_of_inputs_and_targets_is_not_taken_for_two_batches():
+    with pytest.raises(ValueError, match="pass `x` of"):
+        ks.recalibrate(one_layer(), (DATA, DATA))
+
+
 def test_deeper_layers_see_what_normalized_layers_give():
     # The second layer's input has mean beta and variance gamma^2, to epsilon: the batch's own.
     model = keras.Sequential(

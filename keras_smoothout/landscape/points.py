@@ -7,8 +7,8 @@ from keras_smoothout import backend
 from keras_smoothout.recalibrate import (
     batch_norms,
     batch_statistics,
+    counted,
     inputs_of,
-    merged,
     statistics,
 )
 
@@ -55,9 +55,9 @@ def evaluate_at(objective, points, count, recalibrate_on=None, progress=False):
         for i, weights in enumerate(points):
             if wanted:
                 data = objective.batches() if own else recalibrate_on
-                counted = merged(of_batch, weights, held, inputs_of(model, data, BATCH_SIZE))
+                recent = counted(of_batch, weights, held, inputs_of(model, data, BATCH_SIZE))
                 objective.state = [
-                    keras.ops.convert_to_numpy(counted[moving[id(v)]]) if id(v) in moving else value
+                    keras.ops.convert_to_numpy(recent[moving[id(v)]]) if id(v) in moving else value
                     for v, value in zip(model.non_trainable_variables, held, strict=True)
                 ]
             found[:, i] = objective.evaluate(weights)
