@@ -135,8 +135,8 @@ def convert(model, ghost_batch_size):
         A model of the same weights, not compiled.
 
     Raises:
-        ValueError: If there is no BatchNormalization to convert, one is inside another layer, or
-            the model is subclassed or not built.
+        ValueError: If there is no BatchNormalization to convert, one is inside another layer, of a
+            class of its own, synchronized or renormalized, or the model is subclassed or not built.
 
     Example:
         >>> import keras, keras_smoothout as ks
@@ -152,6 +152,14 @@ def convert(model, ghost_batch_size):
             f"Received: model={model!r}, which is no such model or has none"
         )
 
+    renormalized = ("renorm", "synchronized")
+    other = [x.path for x in batch_norms(model) if any(getattr(x, n, False) for n in renormalized)]
+    if other:
+        raise ValueError(
+            "`GhostBatchNormalization` is neither synchronized nor renormalized: make those layers "
+            f"plain ones before `convert`. Received: a model with {', '.join(other)}"
+        )
+
     def ghost(layer):
         if type(layer) in (layers.BatchNormalization, GhostBatchNormalization):
             config = layer.get_config() | {"ghost_batch_size": ghost_batch_size}
@@ -159,11 +167,12 @@ def convert(model, ghost_batch_size):
         return layer.__class__.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=ghost, recursive=True)
-    left = [x.path for x in batch_norms(copy) if type(x) is layers.BatchNormalization]
+    left = [x.path for x in batch_norms(copy) if not isinstance(x, GhostBatchNormalization)]
     if left:
         raise ValueError(
-            "`convert` cannot replace BatchNormalization inside another layer: have that layer "
-            f"make a `GhostBatchNormalization`. Received: a model with {', '.join(left)}"
+            "`convert` cannot replace BatchNormalization inside another layer, nor a class of its "
+            "own: make a `GhostBatchNormalization` there. Received: a model with "
+            f"{', '.join(left)}"
         )
     copy.set_weights(model.get_weights())
     return copy

@@ -130,6 +130,12 @@ def test_two_replicas():
     for variable in model.trainable_variables:
         first, second = variable.value.values
         np.testing.assert_array_equal(first.numpy(), second.numpy(), err_msg=variable.path)
+    first, second = next(v for v in model.variables if v.name == "moving_mean").value.values
+    assert np.any(first.numpy() != second.numpy()) and np.all(first.numpy() != 0)
+
+
+class OwnNormalization(layers.BatchNormalization):
+    pass
 
 
 def nested():
@@ -175,6 +181,16 @@ def test_convert_gives_ghosts_a_new_size():
                 8,
             ),
             "cannot replace BatchNormalization inside another layer",
+        ),
+        (
+            lambda: ks.convert(keras.Sequential([keras.Input((3,)), OwnNormalization()]), 8),
+            "nor a class of its own",
+        ),
+        (
+            lambda: ks.convert(
+                keras.Sequential([keras.Input((3,)), layers.BatchNormalization(renorm=True)]), 8
+            ),
+            "neither synchronized nor renormalized",
         ),
         (lambda: ks.GhostBatchNormalization(0), "`ghost_batch_size` must be an integer >= 1"),
         (lambda: ks.GhostBatchNormalization(8, renorm=True), "leave out `renorm`"),
