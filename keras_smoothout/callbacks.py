@@ -56,6 +56,7 @@ class DistanceFromInit(keras.callbacks.Callback):
         self.points_per_decade = points_per_decade
         self.start = start
         self.distances = []
+        self._step = 0
 
     def _weights(self):
         getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX keeps them elsewhere.
@@ -63,7 +64,8 @@ class DistanceFromInit(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        self._step = int(optimizer._iterations.numpy())  # Also those that only accumulate.
+        # Also those that only accumulate; but not those whose float16 gradients overflowed.
+        self._step = max(self._step, int(optimizer._iterations.numpy()))
         if self.start is None:
             self.start = self._weights()
         ours, theirs = ([np.shape(w) for w in ws] for ws in (self._weights(), self.start))
@@ -74,7 +76,8 @@ class DistanceFromInit(keras.callbacks.Callback):
             )
         if self.path is not None and not self.distances and os.path.exists(self.path):
             with open(self.path, newline="") as file:
-                head, *rows = [tuple(row) for row in csv.reader(file)] or [COLUMNS]
+                lines = [line for line in file if line.endswith("\n")]  # Not one that was cut off.
+            head, *rows = [tuple(row) for row in csv.reader(lines)] or [COLUMNS]
             if head != COLUMNS:
                 raise ValueError(
                     "`path` must be a new file, or one of `DistanceFromInit` to go on with. "

@@ -88,10 +88,11 @@ class LAMB(keras.optimizers.Optimizer):
         i = self._get_variable_index(variable)
         w = ops.convert_to_tensor(variable)
         g = ops.cast(backend.dense(gradient), w.dtype)
-        t = ops.cast(self.iterations + 1, w.dtype)
+        t = ops.cast(self.iterations + 1, keras.backend.result_type(w.dtype, "float32"))
         m = self.beta_1 * self._m[i] + (1 - self.beta_1) * g
         v = self.beta_2 * self._v[i] + (1 - self.beta_2) * ops.square(g)
-        m_hat, v_hat = m / (1 - self.beta_1**t), v / (1 - self.beta_2**t)
+        m_hat = m / ops.cast(1 - self.beta_1**t, w.dtype)
+        v_hat = v / ops.cast(1 - self.beta_2**t, w.dtype)
         r = m_hat / (ops.sqrt(v_hat) + self.epsilon)
         if i in self._adapted:
             r = r + self.decay * w

@@ -73,11 +73,11 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         i = self._get_variable_index(variable)
         g = ops.cast(backend.dense(gradient), variable.dtype)
-        t = ops.cast(self.iterations + 1, variable.dtype)
+        t = ops.cast(self.iterations + 1, keras.backend.result_type(g.dtype, "float32"))
         m = self.beta_1 * self._m[i] + (1 - self.beta_1) * g
         v = self.beta_2 * self._v[i] + (1 - self.beta_2) * ops.square(g)
         v_max = ops.maximum(self._v_max[i], v)
-        step = ops.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        step = ops.cast(ops.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t), g.dtype)
         self.assign(self._m[i], m)
         self.assign(self._v[i], v)
         self.assign(self._v_max[i], v_max)

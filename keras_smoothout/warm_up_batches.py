@@ -15,8 +15,8 @@ class WarmUpBatches(keras.utils.PyDataset):
     """Shuffled batches whose size changes at given steps.
 
     Args:
-        x: Array of inputs, examples along the first axis.
-        y: Array of targets.
+        x: Array of inputs, or a tensor or table; examples along the first axis.
+        y: Array of targets, likewise.
         batch_sizes: Dictionary from a step to the batch size from there on; it must hold step 0.
             Steps are counted over the whole training.
         seed: Seed of the order of the examples, which is new in each pass. Defaults to `0`.
@@ -65,7 +65,7 @@ class WarmUpBatches(keras.utils.PyDataset):
             )
         check_count("seed", seed, least=0)
         check_count("start", start, least=0)
-        self.x, self.y, self.seed, self.start = x, y, seed, start
+        self.x, self.y, self.seed, self.start = np.asarray(x), np.asarray(y), seed, start
         self.batch_sizes = dict(sorted(batch_sizes.items()))
 
     @property

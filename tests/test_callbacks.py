@@ -55,6 +55,27 @@ def test_the_steps_of_an_execution_and_of_an_update_are_all_counted():
     assert seen == sorted(set(seen)) and {steps, 2 * steps} <= set(seen)
 
 
+def test_steps_that_overflow_are_counted():
+    keras.config.set_dtype_policy("mixed_float16")
+    model, callback = compiled(), ks.DistanceFromInit(points_per_decade=100)
+    for _ in range(2):
+        model.fit(X, 1e30 * Y, 8, 1, verbose=0, callbacks=[callback])
+    assert int(model.optimizer.iterations) == 0  # No step has updated the weights.
+    assert [step for step, _ in callback.distances] == [*range(1, 17)]
+
+
+def test_a_row_that_was_cut_off_is_dropped(tmp_path):
+    model, path = compiled(), tmp_path / "distance.csv"
+    model.fit(X, Y, 8, 1, verbose=0, callbacks=[ks.DistanceFromInit(path, 100)])
+    whole = path.read_text()
+    path.write_text(whole + "1")  # Of step 10, perhaps.
+    start = [np.zeros_like(w) for w in model.get_weights()]
+    callback = ks.DistanceFromInit(path, 100, start)
+    model.fit(X, Y, 8, 1, verbose=0, callbacks=[callback])
+    assert [step for step, _ in callback.distances] == [*range(1, 17)]
+    assert path.read_text().startswith(whole)
+
+
 def test_the_first_distance_is_the_first_step():
     model = compiled()
     start = model.get_weights()
@@ -86,6 +107,13 @@ def test_growing_batches_show_every_example_once_a_pass():
     assert all(np.array_equal(*data[i]) for i in range(17))
     later = ks.WarmUpBatches(x, x, {0: 6, 10: 20, 13: 30}, seed=1, start=5)
     np.testing.assert_array_equal(later[7][0], data[12][0])
+
+
+def test_growing_batches_of_tensors():
+    data = ks.WarmUpBatches(*map(keras.ops.convert_to_tensor, (X, Y)), {0: 4})
+    array = ks.WarmUpBatches(X, Y, {0: 4})
+    for ours, theirs in zip(data[3], array[3], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_growing_batches_train():

@@ -57,3 +57,17 @@ def test_a_norm_of_zero_gives_the_ratio_one(zero):
     gradient = np.ones(3) if zero == "weight" else np.zeros(3)
     optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")])
     np.testing.assert_allclose(variable.numpy(), start - 0.1 * gradient, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [ks.LAMB, ks.PartiallyAdaptive])
+def test_the_bias_is_corrected_in_half_precision_too(cls):
+    """In bfloat16, `beta_2**t` is 1, and there would be nothing left to divide by."""
+    steps = []
+    for dtype in ("float32", "bfloat16"):
+        w = keras.Variable([0.0625, 0.125], dtype=dtype)
+        optimizer = cls(0.125)
+        optimizer.build([w])
+        optimizer.apply([keras.ops.cast([1.0, -1.0], dtype)])
+        steps.append(keras.ops.convert_to_numpy(keras.ops.cast(w, "float32")) - [0.0625, 0.125])
+    np.testing.assert_allclose(*steps, rtol=0.1)
+    assert np.all(steps[0] != 0)
