@@ -24,6 +24,7 @@ per run, and comparison.png. Training loss and accuracy of an epoch are means ov
 the weights that the method looks at; the closing table evaluates the final, clean weights.
 """
 
+import math
 import os
 import shlex
 import signal
@@ -49,7 +50,8 @@ def main(_):
     begun, advice = False, f"To go on after the last whole epoch:\n  python train.py {resume}"
     try:
         there = devices.opened(FLAGS)
-        course = courses.plan(FLAGS, FLAGS.batch_size * FLAGS.steps_per_execution)
+        sizes = FLAGS.batch_size, FLAGS.base_batch_size or 1
+        course = courses.plan(FLAGS, math.lcm(*sizes) * FLAGS.steps_per_execution)
         for method in names:  # Checked before any work.
             methods.optimizer(FLAGS, method, 0, course)
         source = runs.load(FLAGS)
@@ -64,7 +66,7 @@ def main(_):
         begun = True
         train(names, seeds, workdir, source, course, there)
     except KeyboardInterrupt:
-        print(f"\nInterrupted. {advice}")
+        print(f"\nInterrupted. {advice if begun else 'Nothing was trained.'}")
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError, flags.Error) as error:
         sys.exit(f"{error}\n{advice}" if begun and isinstance(error, OSError) else str(error))

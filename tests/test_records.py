@@ -106,6 +106,25 @@ def test_overwriting_begins_anew(workdir):
     assert (workdir / "flags.txt").read_text() == "--seed=1\n"
 
 
+def test_a_killed_overwriting_leaves_a_run_or_its_remains(workdir, monkeypatch):
+    """Never checkpoints alone, which a new run would go on with."""
+    records.prepare(workdir, "--seed=0\n")
+    trained(workdir)
+    (workdir / "tensorboard").mkdir()
+    left, unlink = [1], type(workdir).unlink
+
+    def killed(path, **options):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        unlink(path, **options)
+
+    monkeypatch.setattr(type(workdir), "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        records.prepare(workdir, "--seed=1\n", overwrite=True)
+    assert (workdir / "flags.txt").read_text() == "--seed=0\n"
+
+
 def test_a_file_is_whole_or_as_before(workdir):
     path = workdir / "a.txt"
     with records.whole(path) as new:

@@ -124,8 +124,10 @@ def test_multi_worker_asks_for_its_cluster(monkeypatch, config):
 
 def test_processes_that_see_other_checkpoints_are_told(monkeypatch):
     pair = devices.Devices(two_replicas(), 2, processes=2)
-    pair.agree(3, "they differ")  # Two replicas of this process stand for two processes.
-    monkeypatch.setattr(devices, "sums", lambda *_: np.array([1.0 + 2.0, 1.0 + 4.0, 2.0]))
+    for number in (3, 4097, 4_000_001):  # Its square is not a float32.
+        pair.agree(number, "they differ")  # Two replicas of this process stand for two processes.
+    theirs = iter([[0.0, 0.0], [1.0]])  # They are not the first, and see another number.
+    monkeypatch.setattr(devices, "sums", lambda _, ours: np.add(ours, next(theirs)))
     with pytest.raises(ValueError, match="they differ"):
         pair.agree(1, "they differ")
 

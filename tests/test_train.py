@@ -143,13 +143,41 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, spoil, words):
     assert words in message and str(checkpoint) in message and "Delete it" in message
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    flags = [*TINY, "--epochs=3", "--learning_rate=1e20", f"--workdir={tmp_path}"]
-    message = ending(flags)
-    assert "The loss is nan at step" in message and "smaller --learning_rate" in message
+@pytest.mark.parametrize(
+    ("flags", "words", "left"),
+    [
+        (["--learning_rate=1e20"], "The loss is nan at step 2 of the epoch after the start", 0),
+        (
+            ["--batch_size=60", "--lr_schedule=piecewise", "--lr_milestones=1", "--lr_decay=1e21"],
+            "The validation loss is nan at the end of the epoch after epoch-000001.npz",
+            1,
+        ),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, flags, words, left):
+    message = ending([*TINY, "--epochs=9", *flags, f"--workdir={tmp_path}"])
+    assert words in message and "smaller --learning_rate" in message
     assert not (tmp_path / "model.keras").exists()
-    for checkpoint in records.checkpoints(tmp_path):
+    checkpoints = records.checkpoints(tmp_path)
+    assert len(checkpoints) == left
+    for checkpoint in checkpoints:
         assert all(np.all(np.isfinite(value)) for value in np.load(checkpoint).values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_validation_ends_all_runs_once_it_is_saved(tmp_path, number):
+    class Send(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            signal.raise_signal(number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(records, "TerminateOnNaN", lambda workdir: Send())
+        run(tmp_path, *TINY, "--seeds=2", "--epochs=1")
+    assert exit.value.code == 130
+    assert [path.parent.name for path in tmp_path.rglob("epoch-*.npz")] == ["seed-0"]
+    assert not list(tmp_path.rglob("model.keras"))
+    run(tmp_path, "--resume", "--verbose=0")
+    assert len(list(tmp_path.rglob("model.keras"))) == 2
 
 
 def test_a_finished_run_is_trained_for_longer(tmp_path):
@@ -282,6 +310,9 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--method=sam --rho=-0.1", "flag --rho=-0.1"),
         ("--seed=4294967296", "flag --seed=4294967296"),
         ("--ghost_batch_size=1", "--ghost_batch_size must be 2 at least"),
+        ("--clipnorm=0", "--clipnorm must be more than 0: leave it out not to clip"),
+        ("--train_split=train[:100]", "--train_split needs a --dataset of tfds"),
+        ("--lr_schedule=polynomial --lr_power=11", "flag --lr_power=11"),
         ("--radius=0.1", "--radius means nothing to the method sgd"),
         ("--compare=sgd,sam --copies=2", "--copies means nothing to the method sgd or sam"),
         ("--method=adam --nesterov", "--nesterov means nothing to the method adam"),
@@ -311,6 +342,10 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--run_eagerly --jit=on", "--run_eagerly and --jit=on exclude each other"),
         ("--steps_per_execution=7", "--steps_per_execution must divide the 12 steps"),
         ("--drop_remainder --batch_size=2000", "--drop_remainder leaves none of 1437 images"),
+        (
+            "--drop_remainder --base_batch_size=2000 --small_batch_epochs=1",
+            "leaves none of 1437 images. Received: --base_batch_size=2000",
+        ),
         ("--train_examples=1438", "`train_examples` must be <= 1437"),
         ("--dataset=cifar10 --data_dir=/no/such/folder", "Pass --download to fetch it"),
         ("--model=resnet21", "flag --model=resnet21"),
@@ -321,6 +356,19 @@ def test_wrong_flags_are_refused_before_any_work(tmp_path, flags, words):
     workdir = [] if "--resume" in flags else [f"--workdir={tmp_path / 'run'}"]
     assert words in ending([*workdir, *flags.split()])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--batch_size=48 --base_batch_size=36 --steps_per_execution=2",
+        "--batch_size=32 --base_batch_size=128 --drop_remainder",
+    ],
+)
+def test_stages_that_fit_the_images_train(tmp_path, flags):
+    stages = ("--train_examples=288", "--small_batch_epochs=1", "--epochs=2", "--verbose=0")
+    run(tmp_path, *stages, *flags.split())
+    assert len(metrics(tmp_path)) == 2
 
 
 def test_a_workdir_that_is_a_file(tmp_path):

@@ -107,16 +107,15 @@ def steps_per_epoch(options, examples, batch_size, devices):
     """The number of batches in an epoch."""
     steps, rest = divmod(examples, batch_size)
     keep = rest > 0 and not options.drop_remainder
-    received = f"Received: --batch_size={batch_size}"
+    flag = "--batch_size" if batch_size == options.batch_size else "--base_batch_size"
+    received = f"Received: {flag}={batch_size}"
     if steps + keep == 0:
         raise ValueError(f"--drop_remainder leaves none of {examples} images. {received}")
     if batch_size % devices.replicas:
-        raise ValueError(
-            f"--batch_size must be a multiple of the {devices.replicas} devices. {received}"
-        )
+        raise ValueError(f"{flag} must be a multiple of the {devices.replicas} devices. {received}")
     if keep and (rest % devices.replicas if devices.even else rest < devices.replicas):
         raise ValueError(
-            f"--batch_size leaves {rest} images for {devices.replicas} devices: pass "
+            f"{flag} leaves {rest} images for {devices.replicas} devices: pass "
             f"--drop_remainder. {received}"
         )
     if (steps + keep) % options.steps_per_execution:

@@ -44,13 +44,13 @@ class Devices(NamedTuple):
         """Wait until all processes are here; raise `message` unless they have the same number."""
         if self.processes == 1:
             return
-        moments = sums(self.strategy, [float(number), float(number) ** 2, 1.0])
-        if moments[1] * moments[2] != moments[0] ** 2:
+        total, replicas = sums(self.strategy, [float(number), 1.0] if self.first else [0.0, 0.0])
+        if any(sums(self.strategy, [float(number != total / replicas)])):
             raise ValueError(message)
 
 
 def sums(strategy, numbers):
-    """Each number's sum over all processes."""
+    """Each number's sum over all replicas, or over all processes on JAX."""
     if strategy is None:
         from jax.experimental import multihost_utils
 

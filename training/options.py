@@ -60,7 +60,7 @@ real("learning_rate", 0.1, "Learning rate, the highest of the schedule.", 0)
 choice("lr_schedule", "constant", ("constant", "cosine", "piecewise", "polynomial"), "Its course.")
 texts("lr_milestones", [], "Epochs after which piecewise multiplies by --lr_decay.")
 real("lr_decay", 0.1, "Factor of piecewise.", 0)
-real("lr_power", 1.0, "Exponent of polynomial; 1 is a straight line.", 0)
+real("lr_power", 1.0, "Exponent of polynomial; 1 is a straight line.", 0, 10)
 number("warmup_epochs", 0, "Epochs in which the learning rate first rises linearly.", 0)
 real("momentum", 0.9, "Momentum of sgd.", 0, 1)
 switch("nesterov", False, "Nesterov's momentum.")
@@ -98,7 +98,7 @@ flags.register_validator(
 
 OURS = FLAGS.flags_by_module_dict()[__name__]
 CHANGEABLE = ("epochs", "workdir", "resume", "resume_or_begin", "data_dir", "download", "verbose")
-CHANGEABLE += ("keep_checkpoints", "tpu")
+CHANGEABLE += ("keep_checkpoints", "terminate_on_nan", "tpu")
 
 
 def parse(argv):
@@ -168,6 +168,10 @@ def check(f):
     refuse(len(set(names)) < len(names), "--compare must name each method once")
     if not all(re.fullmatch(methods.PATTERN, name) for name in names):
         refuse(True, f"--{'compare' if f.compare else 'method'} takes {methods.KNOWN}")
+    for name in ("train_split", "test_split", "download") if f.dataset == "digits" else ():
+        refuse(f[name].value != f[name].default, f"--{name} needs a --dataset of tfds")
+    for name in methods.CLIPS:
+        refuse(f[name].value == 0, f"--{name} must be more than 0: leave it out not to clip")
     refuse(
         bool(f.lr_milestones) != (f.lr_schedule == "piecewise"),
         "--lr_milestones and --lr_schedule=piecewise need each other",

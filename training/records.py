@@ -46,7 +46,9 @@ def prepare(workdir, flags, resume=False, overwrite=False):
                 f"{workdir} holds a run: pass --resume --workdir={shlex.quote(str(workdir))} to go "
                 "on with it, --overwrite to delete it, or another --workdir."
             )
-        workdir.rmtree()
+        for path in workdir.iterdir():  # The flags last: as long as they are there, it is a run.
+            if path.name != "flags.txt":
+                path.rmtree() if path.is_dir() else path.unlink()
     workdir.mkdir(parents=True, exist_ok=True)
     with whole(workdir / "flags.txt") as path:
         path.write_text(flags)
@@ -134,7 +136,9 @@ def restore(model, workdir):
 class Interruption(keras.callbacks.Callback):
     """Ctrl-C and SIGTERM end the training after the step they fall into; a second one at once.
 
-    Python raises where it happens to be, and drops what is raised in a destructor.
+    One that falls into a validation ends it after the epoch, which the callbacks before this one
+    have saved by then. Python raises where it happens to be, and drops what is raised in a
+    destructor.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -155,12 +159,15 @@ class Interruption(keras.callbacks.Callback):
         if self.received:
             raise KeyboardInterrupt
 
+    def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_end(None)
+
 
 class TerminateOnNaN(keras.callbacks.Callback):
-    """Ends the training at the first step whose loss is not finite, before it is saved.
+    """Ends the training at the first loss that is not finite, before such weights are saved.
 
     Raises:
-        FloatingPointError: With the step, and what is left.
+        FloatingPointError: With the step, or the validation, and what is left.
     """
 
     def __init__(self, workdir):
@@ -168,10 +175,17 @@ class TerminateOnNaN(keras.callbacks.Callback):
         self.workdir = workdir
 
     def on_train_batch_end(self, batch, logs=None):
-        if not np.isfinite(logs["loss"]):
+        self._check("loss", logs["loss"], f"at step {batch + 1}")
+
+    def on_epoch_end(self, epoch, logs=None):  # What the last step of the epoch has led to.
+        self._check("validation loss", logs["val_loss"], "at the end")
+
+    def _check(self, name, loss, place):
+        if not np.isfinite(loss):
             kept = [path.name for path in checkpoints(self.workdir)[-1:]]
             raise FloatingPointError(
-                f"The loss is {logs['loss']} at step {batch + 1} of the epoch after "
+                f"The {name} is {loss} {place} of the epoch after "
                 f"{kept[0] if kept else 'the start'}. Try a smaller --learning_rate, or "
-                "--global_clipnorm; --noterminate_on_nan goes on regardless."
+                "--global_clipnorm, in another --workdir; --resume --noterminate_on_nan goes on "
+                "regardless."
             )

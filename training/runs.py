@@ -64,7 +64,7 @@ def train(options, method, seed, source, course, workdir, devices):
         start = [v.numpy() for v in model.trainable_variables]
         history = records.restore(model, workdir)
     devices.agree(len(history), f"The processes see other checkpoints: they must share {workdir}.")
-    callbacks = [SharedStatistics(devices), records.Interruption()]
+    callbacks = [SharedStatistics(devices)]
     if options.terminate_on_nan:
         callbacks.append(records.TerminateOnNaN(workdir))
     if devices.first and options.track_distance:
@@ -72,6 +72,7 @@ def train(options, method, seed, source, course, workdir, devices):
     callbacks.append(records.Record(workdir, history, options.keep_checkpoints, devices.first))
     if devices.first:
         callbacks.append(keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False))
+    callbacks.append(records.Interruption())
     for stage in course.stages:
         epochs = range(max(stage.epochs.start, len(history)), stage.epochs.stop)
         if not epochs:
