@@ -80,6 +80,7 @@ RESNET += ["--train_examples=5000"]
 REGIME_MOST = 2048  # At 8192, regime adaptation asks for 64 times the epochs.
 ADAPTING = tuple(label for label, row in ROWS.items() if row.adapts)
 NOT_CONVOLUTIONAL = ("+ sqrt rate", "ASAM", "LARS", "LAMB + SmoothOut", "LAMB + SAM")
+NOT_FULL = (*ADAPTING, "AdaSmoothOut", "ASAM", "LAMB + SmoothOut")
 
 
 class Setting(NamedTuple):
@@ -104,7 +105,7 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "f1": Setting([*F1, "--train_examples=20000"], 15, 55000),
-    "f1-full": Setting(F1, 5, 55000, (128, 8192), ADAPTING, rates="f1"),
+    "f1-full": Setting(F1, 5, 55000, (128, 8192), NOT_FULL, rates="f1"),
     "resnet8": Setting(RESNET, 8, 45000, (128, 2048), NOT_CONVOLUTIONAL),
     "noise": Setting([*F1, "--train_examples=20000"], 15, 55000, (128, 2048), rates="f1"),
 }
