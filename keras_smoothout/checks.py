@@ -93,13 +93,14 @@ def check_ghosts(size, layer, shape):
 
 
 def check_mean(losses):
-    """Raise if one of the `losses` of `compile` is a sum over the batch."""
+    """Raise if one of the `losses` of `compile` is not a mean over the examples of the batch."""
     for loss in keras.tree.flatten(losses):
-        if getattr(loss, "reduction", None) == "sum":
+        reduction = getattr(loss, "reduction", "mean")
+        if reduction not in ("sum_over_batch_size", "mean"):
             raise ValueError(
                 "`ghost_batch_size` averages over chunks what must be a mean over examples: leave "
                 "`reduction` at its default, and scale the learning rate instead. Received: "
-                f'loss={loss.name} with reduction="sum"'
+                f"loss={loss.name} with reduction={reduction!r}"
             )
 
 

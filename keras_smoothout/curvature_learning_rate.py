@@ -141,12 +141,15 @@ class CurvatureLearningRate(Track):
                 f"an optimizer with the schedule {optimizer._learning_rate}"
             )
         momentum = getattr(optimizer, "momentum", 0.0)
+        heavy = momentum > 0 or getattr(optimizer, "momentums", ())  # It may have come to 0 itself.
+        nesterov = getattr(optimizer, "nesterov", False)
         if self.rule == "heavy_ball" and not (
-            isinstance(optimizer, keras.optimizers.SGD) and momentum > 0
+            isinstance(optimizer, keras.optimizers.SGD) and heavy and not nesterov
         ):
             raise ValueError(
                 "The rule 'heavy_ball' sets the momentum of `keras.optimizers.SGD`, which must be "
-                f"above 0 before. Received: {type(optimizer).__name__} with momentum={momentum}"
+                "above 0 before, and not Nesterov's. Received: "
+                f"{type(optimizer).__name__} with momentum={momentum}, nesterov={nesterov}"
             )
         self._optimizer, self._found = optimizer, {}
 

@@ -95,4 +95,17 @@ class Batch:
         return keras.StatelessScope(mapping, collect_losses=True, initialize_variables=False)
 
     def _values(self, scope):
-        return [scope.get_current_value(v) for v in state_variables(self.model)]
+        model = self.model
+        known = [
+            *state_variables(model),
+            *model.trainable_variables,
+            *model._loss_tracker.variables,
+        ]
+        if scope.state_mapping.keys() - set(map(id, known)):
+            raise ValueError(
+                "Something in the model changes a variable that is not the model's, and the change "
+                "would be lost. A layer that draws numbers must hold a "
+                "`keras.random.SeedGenerator`, and pass it as `seed`. Received: an update of a "
+                "variable outside of the model, such as the global random seed"
+            )
+        return [scope.get_current_value(v) for v in state_variables(model)]

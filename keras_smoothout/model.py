@@ -9,7 +9,8 @@ from keras_smoothout.evaluation import Batch, Step, state_variables
 from keras_smoothout.weights import lerp
 from keras_smoothout.wrapper import Wrapper, gradients
 
-LEFT_OUT = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+LEFT_OUT = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "fit")
+LEFT_OUT += ("metrics",)
 _scalar = keras.Input(())
 Functional = type(keras.Model(_scalar, _scalar + 1.0))  # Keras does not export its class.
 
@@ -151,10 +152,27 @@ class Model(TrainStep, keras.Model):
             return super().__new__(FunctionalModel)
         return super().__new__(cls)
 
+    def __init__(self, *args, **kwargs):
+        if len(args) == 2 or "outputs" in kwargs:
+            functional(type(self))
+        super().__init__(*args, **kwargs)
+
 
 @keras.saving.register_keras_serializable("keras_smoothout")
 class FunctionalModel(Model, Functional):
     """What `Model(inputs, outputs)` makes; with it, `Model` itself stays open to subclassing."""
+
+
+def functional(cls):
+    """Put `FunctionalModel` in the place of `Model` among the bases of `cls`.
+
+    Keras puts its own class in the place of `keras.Model`, which would change `Model` for all.
+    """
+    if cls is Model:
+        return FunctionalModel
+    if issubclass(cls, Model) and not issubclass(cls, Functional):
+        cls.__bases__ = tuple(map(functional, cls.__bases__))
+    return cls
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")

@@ -59,7 +59,8 @@ class SmoothOut(Wrapper):
     Reduces to: `inner` when `radius=0`.
     Cost: `copies` gradients a step and one copy of the weights.
     Differs from the paper: nothing. As in its code, each ghost batch has a draw of its own; unlike
-        there, nothing is subtracted again, so the weights are restored to the bit.
+        there, nothing is subtracted again, so the weights are restored to the bit. The filters of
+        transposed and depthwise convolutions lie along other axes than the last.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np

@@ -70,6 +70,9 @@ class Wrapper(keras.optimizers.Optimizer):
             self.inner._check_variables_are_known(variables)
         else:
             self.inner.build(variables)
+        averages = getattr(self.inner, "_model_variables_moving_average", None)
+        if averages is not None:  # `SwapEMAWeights` looks for them here.
+            self._model_variables_moving_average = averages
 
     def apply(self, grads, trainable_variables=None):
         if not grads:  # All layers are frozen.

@@ -117,6 +117,7 @@ def test_every_so_many_epochs_on_a_network(tmp_path):
     ("optimizer", "words"),
     [
         (lambda: keras.optimizers.SGD(0.1), "above 0 before"),
+        (lambda: keras.optimizers.SGD(0.1, 0.9, nesterov=True), "and not Nesterov's"),
         (lambda: keras.optimizers.Adam(0.1), "sets the momentum of `keras.optimizers.SGD`"),
         (lambda: sgd(keras.optimizers.schedules.CosineDecay(0.1, 10)), "must be a number"),
     ],

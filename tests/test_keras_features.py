@@ -461,6 +461,19 @@ def test_model_checkpoint(callbacks_run):
     assert isinstance(model.optimizer.inner, ks.SmoothOut)
 
 
+def test_swap_ema_weights():
+    seen = {}
+    for wrapped in (lambda inner: inner, lambda inner: ks.Lookahead(ks.SmoothOut(inner, 0.0), 100)):
+        keras.utils.set_random_seed(0)
+        model, swap = functional(), keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+        fit = {"epochs": 3, "validation_data": (features(), labels()), "callbacks": [swap]}
+        seen[wrapped] = train(
+            ks.wrap(model), wrapped(keras.optimizers.SGD(0.1, use_ema=True)), fit=fit
+        )
+    plain, ours = seen.values()
+    assert plain == ours and plain["val_loss"][-1] != plain["loss"][-1]
+
+
 class Interrupted(Exception):
     """Stands for the machine that goes away."""
 
@@ -632,11 +645,65 @@ def test_a_step_that_does_not_ask_is_refused_also_after_one_that_did():
         model.fit(features(), labels(), 8, verbose=0)
 
 
-@pytest.mark.parametrize("losses", [SUM, [SUM]])
-def test_chunks_refuse_a_loss_that_is_a_sum(losses):
-    with pytest.raises(ValueError, match="averages over chunks.*Received: loss=.*sum"):
+@pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight", "none"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_chunks_refuse_a_loss_that_is_not_a_mean_over_examples(reduction, listed):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    losses = [loss] if listed else loss
+    with pytest.raises(ValueError, match=f"averages over chunks.*Received: loss=.*{reduction}"):
         ks.wrap(functional()).compile("sgd", losses, ghost_batch_size=4)
     ks.wrap(functional()).compile("sgd", losses)
+    mean = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean")
+    ks.wrap(functional()).compile("sgd", mean, ghost_batch_size=4)
+
+
+@pytest.mark.tensorflow  # On JAX, Keras refuses the layer.
+def test_a_draw_that_would_be_the_same_in_each_step_is_refused():
+    class Noisy(layers.Layer):
+        def call(self, x):
+            return x + keras.random.normal(ops.shape(x))
+
+    with pytest.raises(ValueError, match="must hold a `keras.random.SeedGenerator`"):
+        train(ks.wrap(functional(Noisy())), nested())
+
+
+class MadeOfLayers(ks.Model):
+    """A functional model in its own class."""
+
+    def __init__(self, units=2, **kwargs):
+        inputs = keras.Input((3,))
+        super().__init__(inputs, layers.Dense(units)(inputs), **kwargs)
+        self.units = units
+
+    def get_config(self):
+        return {"units": self.units}
+
+
+class MadeOfThem(MadeOfLayers):
+    """One that inherits it."""
+
+
+@pytest.mark.parametrize("cls", [MadeOfLayers, MadeOfThem])
+def test_a_functional_model_in_its_own_class_leaves_others_as_they_are(cls, tmp_path):
+    bases = ks.Model.__bases__
+    model = cls()
+    assert ks.Model.__bases__ == bases and isinstance(model, ks.Model)
+    train(model, nested())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", {cls.__name__: cls})
+    assert type(loaded) is cls
+    assert_equal(loaded.get_weights(), model.get_weights())
+    train(ks.wrap(keras.Sequential([layers.Dense(2)])), nested())
+
+
+def test_wrap_refuses_to_leave_out_what_the_model_overrides():
+    class Own(keras.Model):
+        def fit(self, *args, **kwargs):
+            return super().fit(*args, **kwargs)
+
+    inputs = keras.Input((3,))
+    with pytest.raises(ValueError, match="a model with its own fit"):
+        ks.wrap(Own(inputs, layers.Dense(2)(inputs)))
 
 
 def test_evaluate_and_predict_are_those_of_the_model():
