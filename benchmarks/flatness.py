@@ -44,11 +44,13 @@ def measured(run, data_dir):
     f, source, (x, y), test = gap.prepared(run, data_dir)
     model = gap.runs.build(f, f.method, f.seed, source, gap.courses.plan(f, len(x)))
     start = landscape.Objective(model, x[:EXAMPLES], y[:EXAMPLES]).weights
-    model.fit(x, y, f.batch_size, f.epochs, verbose=0)
+    shuffled = gap.Shuffled(x, y, f.batch_size, f.seed)
+    model.fit(shuffled, epochs=f.epochs, shuffle=False, verbose=0)
     tested = model.evaluate(*test, 5000, verbose=0, return_dict=True)
     objective = landscape.Objective(model, x[:EXAMPLES], y[:EXAMPLES])
     rows = landscape.measures(objective, start=start)
     outcome = {"test_error": 1 - tested["accuracy"], "test_loss": tested["loss"]}
+    outcome["versions"] = gap.VERSIONS
     return run | outcome | {"measures": {row.measure: row[1:7] for row in rows}}
 
 
@@ -108,7 +110,7 @@ def main():
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="train nothing")
     args = parser.parse_args()
-    done = gap.recorded(args.results)
+    done = gap.resumed(args.results)
     for run in [] if args.table else cells():
         if gap.key(run) not in done:
             done[gap.key(run)] = found = measured(run, args.data_dir)

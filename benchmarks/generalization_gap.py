@@ -32,6 +32,7 @@ from keras_smoothout.noise import perturb
 from keras_smoothout.scaling import Recipe, sqrt_scaling
 from training import courses, options, runs
 
+VERSIONS = f"keras {keras.__version__}, {keras.backend.backend()}"
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
 BASE, GHOST, SEEDS, TUNING_SEED = 128, 128, range(5), 100
 BATCH_SIZES = (128, 512, 2048, 8192)
@@ -164,7 +165,13 @@ def tuning(setting, done):
 
 
 def tuned(done, setting):
-    """The best rate of each tuned row at each batch size, once all of its trials are there."""
+    """The best rate of each tuned row at each batch size.
+
+    Raises:
+        SystemExit: If a trial is missing.
+    """
+    if any(key(run) not in done for run in tuning(setting, done)):
+        raise SystemExit(f"Rates of {setting} are not tuned to the end: run --setting={setting}.")
     trials = [run for run in done.values() if run["experiment"] == f"{setting}-tuning"]
     return {(run["tunes"], run["batch_size"]): run["rate"] for run in sorted(trials, key=success)}
 
@@ -240,6 +247,26 @@ def arrays(*where):
     return source, *splits
 
 
+class Shuffled(keras.utils.PyDataset):
+    """Batches in a new order in each epoch; that of `fit` on TensorFlow, once seeded, is one."""
+
+    def __init__(self, x, y, batch_size, seed):
+        super().__init__()
+        self.x, self.y, self.batch_size = x, y, batch_size
+        self.random = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self):
+        return -(-len(self.x) // self.batch_size)
+
+    def __getitem__(self, index):
+        which = self.order[index * self.batch_size :][: self.batch_size]
+        return self.x[which], self.y[which]
+
+    def on_epoch_end(self):
+        self.order = self.random.permutation(len(self.x))
+
+
 class Clock(keras.callbacks.Callback):
     """CPU seconds of each epoch's training; they hardly depend on what else the machine does."""
 
@@ -260,7 +287,8 @@ def timed(run, data_dir):
     f, source, (x, y), _ = prepared(run, data_dir)
     model = runs.build(f, f.method, f.seed, source, courses.plan(f, len(x)))
     clock = Clock()
-    model.fit(x, y, f.batch_size, 4, verbose=0, callbacks=[clock])
+    shuffled = Shuffled(x, y, f.batch_size, f.seed)
+    model.fit(shuffled, epochs=4, shuffle=False, verbose=0, callbacks=[clock])
     return run | {"cpu_seconds_per_epoch": round(statistics.mean(clock.seconds[1:]), 3)}
 
 
@@ -284,10 +312,9 @@ def trained(run, data_dir):
     model = runs.build(f, f.method, f.seed, source, course)
     every = max(1, f.epochs // 15)
     history = model.fit(
-        x,
-        y,
-        f.batch_size,
-        f.epochs,
+        Shuffled(x, y, f.batch_size, f.seed),
+        epochs=f.epochs,
+        shuffle=False,
         validation_data=test,
         validation_batch_size=5000,
         validation_freq=every,
@@ -303,17 +330,21 @@ def trained(run, data_dir):
     numbers["curve"] = [
         [every * i, *(round(value, 4) for value in point)] for i, point in enumerate(curve, 1)
     ]
-    numbers["versions"] = f"keras {keras.__version__}, {keras.backend.backend()}"
-    return run | numbers
+    return run | numbers | {"versions": VERSIONS}
 
 
 def recorded(path):
-    """The runs that have a line, by key. A line that was cut off is dropped from the file."""
+    """The runs that have a whole line, by key."""
     text = path.read_text() if path.exists() else ""
-    if not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text)
-    return {key(run): run for run in map(json.loads, text.splitlines())}
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return {key(run): run for run in map(json.loads, lines)}
+
+
+def resumed(path):
+    """The same, before lines are added to them: one that was cut off is removed."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    return recorded(path)
 
 
 def record(path, run):
@@ -330,7 +361,7 @@ def main():
     parser.add_argument("--data_dir", help="folder of prepared tfds sets")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     args = parser.parse_args()
-    done = recorded(args.results)
+    done = resumed(args.results)
 
     def complete(runs_):
         """Train those that have no line; whether there were any."""
@@ -352,8 +383,6 @@ def main():
     if source is None:
         while complete(list(tuning(args.setting, done))):
             pass
-    elif not tuned(done, source):
-        raise SystemExit(f"--setting={args.setting} takes its rates from {source}: run that first.")
     rates = tuned(done, source or args.setting)
     cells = list((noise if args.setting == "noise" else grid)(args.setting, rates))
     name = f"{args.setting}-timing"
