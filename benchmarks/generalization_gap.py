@@ -5,11 +5,11 @@ benchmarks/generalization_gap.jsonl. Kill it at any point and start it again: ru
 are not repeated. `python -m benchmarks.report` turns the lines into RESULTS.md and figures.
 
 A run is a list of train.py's flags. Learning rates are tuned at each batch size on the last 5,000
-training images (seed 100), for plain SGD as for SmoothOut, SAM, LARS and LAMB: four trials a factor
+training images (seed 100), for plain SGD as for each row of `RATES`: four trials a factor
 of two apart, then one more beyond the best as long as that is the highest or the lowest; the other
 rows change one thing about one of these and keep its rate. The rate falls as a cosine. Radii and
-rho are not tuned: 0.02 for SmoothOut and 0.3 for AdaSmoothOut are from a first look with two seeds,
-rho is its paper's.
+rho are not tuned at each batch size: 0.02 for SmoothOut and 0.3 for AdaSmoothOut are from a first
+look at F1 at 2048, 30 epochs, with two seeds, at the test loss; rho is its paper's.
 
 Settings: `f1` (Fashion-MNIST, 20,000 images), `f1-full` (all 60,000 for as many updates, smallest
 and largest batch, at the rates of `f1`), `resnet8` (CIFAR-10, 5,000 images of 16 x 16 pixels),
@@ -81,7 +81,7 @@ RESNET += ["--train_examples=5000"]
 REGIME_MOST = 2048  # At 8192, regime adaptation asks for 64 times the epochs.
 ADAPTING = tuple(label for label, row in ROWS.items() if row.adapts)
 NOT_CONVOLUTIONAL = ("+ sqrt rate", "ASAM", "LARS", "LAMB + SmoothOut", "LAMB + SAM")
-NOT_FULL = (*ADAPTING, "AdaSmoothOut", "ASAM", "LAMB + SmoothOut")
+NOT_FULL = (*ADAPTING, "AdaSmoothOut", "SAM", "ASAM", "LAMB + SmoothOut")
 
 
 class Setting(NamedTuple):

@@ -109,6 +109,14 @@ def filled(name, rows, sizes):
     return [(k, [mean_std(name, c[s]) if s in c else "" for s in sizes]) for k, c in rows.items()]
 
 
+def compared(name, rows, baselines):
+    """The lines of a table of differences from the baseline of each batch size."""
+    return [
+        (k, [difference(name, c.get(s, {}), baseline) for s, baseline in baselines.items()])
+        for k, c in rows.items()
+    ]
+
+
 def any_run(cells):
     """One of the runs of a label."""
     return next(iter(next(iter(cells.values())).values()))
@@ -130,15 +138,17 @@ def section(setting, rows, tuning):
             for k, c in rows.items()
         ]
         lines += [f"### {name} of a run", table(heads, cells)]
-    for name in ("test accuracy", "test loss"):
-        for baseline in BASELINES if setting != "noise" else ():
-            cells = [
-                (k, [difference(name, c.get(s, {}), rows[baseline].get(s, {})) for s in sizes])
-                for k, c in rows.items()
-                if k not in BASELINES[: BASELINES.index(baseline) + 1]
-            ]
-            heading = f"### {name} minus that of {baseline}, same seeds, 95 % confidence"
+    for name in ("test accuracy", "test loss") if setting != "noise" else ():
+        for i, label in enumerate(BASELINES, 1):
+            others = {k: cells for k, cells in rows.items() if k not in BASELINES[:i]}
+            cells = compared(name, others, {size: rows[label].get(size, {}) for size in sizes})
+            heading = f"### {name} minus that of {label}, same seeds, 95 % confidence"
             lines += [heading, table(heads, cells)]
+    if setting != "noise":
+        name, label, small = "test accuracy", BASELINES[0], sizes[0]
+        cells = compared(name, rows, dict.fromkeys(sizes, rows[label][small]))
+        what = f"{name} minus that of {label} at {small}, same seeds, 95 % confidence"
+        lines += [f"### what is left of the gap: {what}", table(heads, cells)]
     if tuning:
         some = {label: any_run(cells) for label, cells in tuning.items()}
         methods = list(dict.fromkeys(run["tunes"] for run in some.values()))
