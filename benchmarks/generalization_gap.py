@@ -80,7 +80,7 @@ RESNET = ["--dataset=cifar10", "--image_size=16", "--model=resnet8", "--l2=1e-4"
 RESNET += ["--train_examples=5000"]
 REGIME_MOST = 2048  # At 8192, regime adaptation asks for 64 times the epochs.
 ADAPTING = tuple(label for label, row in ROWS.items() if row.adapts)
-NOT_CONVOLUTIONAL = ("+ sqrt rate", "ASAM", "LARS", "LAMB + SmoothOut", "LAMB + SAM")
+NOT_CONVOLUTIONAL = (*ADAPTING, "+ sqrt rate", "ASAM", "LARS", "LAMB + SmoothOut", "LAMB + SAM")
 NOT_FULL = (*ADAPTING, "AdaSmoothOut", "SAM", "ASAM", "LAMB + SmoothOut")
 
 
