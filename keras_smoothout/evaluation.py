@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 import keras
+from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import check_loss
+from keras_smoothout.weights import lerp
 
 
 class Evaluation(NamedTuple):
@@ -68,7 +70,7 @@ class Batch:
         differentiate = backend.value_and_grad(self._loss)
         (_, (loss, outputs, state)), grads, self.connected = differentiate(weights)
         if not isinstance(self.loss_scale, float) or self.loss_scale != 1.0:
-            grads = [g / keras.ops.cast(self.loss_scale, g.dtype) for g in grads]
+            grads = [g / ops.cast(self.loss_scale, g.dtype) for g in grads]
         return Evaluation(loss, grads, outputs, state)
 
     def _loss(self, weights):
@@ -82,7 +84,7 @@ class Batch:
     def metrics(self, evaluation):
         """`evaluation.state` after the model's loss and metrics have seen this batch."""
         model = self.model
-        size = keras.ops.shape(keras.tree.flatten(self.x)[0])[0]
+        size = ops.shape(keras.tree.flatten(self.x)[0])[0]
         with self._scope(evaluation.state) as scope:
             model._loss_tracker.update_state(
                 backend.unscale_loss(evaluation.loss), sample_weight=size
@@ -109,3 +111,38 @@ class Batch:
                 "variable outside of the model, such as the global random seed"
             )
         return [scope.get_current_value(v) for v in state_variables(model)]
+
+
+def mean_over_chunks(on_chunk, weights, state, data, size):
+    """Mean gradient over chunks of `size` examples of `data`, and the state after the last of them.
+
+    Args:
+        on_chunk: Function from `(state, data, index)` to the chunk's gradients and the next state.
+        weights: List of tensors, shaped as the gradients.
+        state: List of tensors, the state before the first chunk.
+        data: Nested structure of tensors whose first axes are the batch.
+        size: Number of examples in a chunk; the last chunk holds the remainder.
+    """
+
+    def split(function):
+        return keras.tree.map_structure(lambda x: x if x is None else function(x), data)
+
+    batch = ops.shape(keras.tree.flatten(data)[0])[0]
+    if isinstance(batch, int) and batch <= size:
+        return on_chunk(state, data, 0)
+    full = batch // size
+
+    def add_chunk(carry, index, data):
+        mean, state = carry
+        grads, state = on_chunk(state, data, index)
+        count = ops.cast(ops.shape(keras.tree.flatten(data)[0])[0], "float32")
+        seen = ops.cast(index * size, "float32") + count
+        return lerp(mean, grads, count / seen), state
+
+    carry = [ops.zeros_like(w) for w in weights], state
+    chunks = split(lambda x: ops.reshape(x[: full * size], (full, size, *ops.shape(x)[1:])))
+    carry = backend.scan(lambda carry, x: add_chunk(carry, *x), carry, (ops.arange(full), chunks))
+    rest = split(lambda x: x[full * size :])
+    if isinstance(batch, int):
+        return add_chunk(carry, full, rest) if batch % size else carry
+    return ops.cond(batch % size > 0, lambda: add_chunk(carry, full, rest), lambda: carry)

@@ -5,8 +5,7 @@ from keras import layers, ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import check_count, check_fit, check_ghosts, check_mean
-from keras_smoothout.evaluation import Batch, Step, state_variables
-from keras_smoothout.weights import lerp
+from keras_smoothout.evaluation import Batch, Step, mean_over_chunks, state_variables
 from keras_smoothout.wrapper import Wrapper, gradients
 
 LEFT_OUT = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "fit")
@@ -192,41 +191,6 @@ class Wrapped(Model):
     @classmethod
     def from_config(cls, config):
         return cls(keras.saving.deserialize_keras_object(config.pop("model")), **config)
-
-
-def mean_over_chunks(on_chunk, weights, state, data, size):
-    """Mean gradient over chunks of `size` examples of `data`, and the state after the last of them.
-
-    Args:
-        on_chunk: Function from `(state, data, index)` to the chunk's gradients and the next state.
-        weights: List of tensors, shaped as the gradients.
-        state: List of tensors, the state before the first chunk.
-        data: Nested structure of tensors whose first axes are the batch.
-        size: Number of examples in a chunk; the last chunk holds the remainder.
-    """
-
-    def split(function):
-        return keras.tree.map_structure(lambda x: x if x is None else function(x), data)
-
-    batch = ops.shape(keras.tree.flatten(data)[0])[0]
-    if isinstance(batch, int) and batch <= size:
-        return on_chunk(state, data, 0)
-    full = batch // size
-
-    def add_chunk(carry, index, data):
-        mean, state = carry
-        grads, state = on_chunk(state, data, index)
-        count = ops.cast(ops.shape(keras.tree.flatten(data)[0])[0], "float32")
-        seen = ops.cast(index * size, "float32") + count
-        return lerp(mean, grads, count / seen), state
-
-    carry = [ops.zeros_like(w) for w in weights], state
-    chunks = split(lambda x: ops.reshape(x[: full * size], (full, size, *ops.shape(x)[1:])))
-    carry = backend.scan(lambda carry, x: add_chunk(carry, *x), carry, (ops.arange(full), chunks))
-    rest = split(lambda x: x[full * size :])
-    if isinstance(batch, int):
-        return add_chunk(carry, full, rest) if batch % size else carry
-    return ops.cond(batch % size > 0, lambda: add_chunk(carry, full, rest), lambda: carry)
 
 
 def wrap(model):

@@ -17,7 +17,7 @@ from keras import layers, ops
 
 import keras_smoothout as ks
 from keras_smoothout import scaling, schedules
-from keras_smoothout.model import mean_over_chunks
+from keras_smoothout.evaluation import mean_over_chunks
 
 
 def examples(count):
