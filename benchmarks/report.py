@@ -127,7 +127,7 @@ def section(setting, rows, tuning):
     sizes = batch_sizes(rows)
     heads = ["batch size", *map(str, sizes)]
     made = {any_run(cells)["versions"] for cells in rows.values()}
-    lines = [f"## {TITLES.get(setting, setting)}", f"{', '.join(sorted(made))}; CPU, 2 cores."]
+    lines = [f"## {TITLES.get(setting, setting)}", f"{', '.join(sorted(made))}; CPU."]
     for name, (_, _, unit) in MEASURES.items():
         if name == "sharpness" and name not in any_run(next(iter(rows.values()))):
             continue  # Only one setting has it.
