@@ -36,9 +36,8 @@ VERSIONS = f"keras {keras.__version__}, {keras.backend.backend()}"
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
 BASE, GHOST, SEEDS, TUNING_SEED = 128, 128, range(5), 100
 BATCH_SIZES = (128, 512, 2048, 8192)
-POWERS = range(
-    -2, 2
-)  # Of two: trials of the learning rate, times that of `RATES` by the sqrt rule.
+# Learning rates to try are `RATES`, scaled by the sqrt rule, times these powers of two.
+POWERS = range(-2, 2)
 RATES = {"SGD": 0.05, "SmoothOut": 0.05, "SAM": 0.05, "LARS": 4.0, "LAMB": 0.01}
 RATES |= {"LAMB + SmoothOut": 0.01, "LAMB + SAM": 0.01}
 

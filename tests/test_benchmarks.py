@@ -67,7 +67,7 @@ def test_what_has_a_line_is_not_trained_again(tmp_path, monkeypatch):
     assert len(trained) == count == len(path.read_text().splitlines()) + 1
 
 
-def test_rates_are_taken_once_they_are_tuned(tmp_path, monkeypatch):
+def test_rates_are_taken_once_they_are_tuned():
     done = settled()
     assert len(gap.tuned(done, "f1")) == len(gap.RATES) * len(gap.BATCH_SIZES)
     done.popitem()

@@ -156,11 +156,14 @@ class Interruption(keras.callbacks.Callback):
             signal.signal(number, handler)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.received:
-            raise KeyboardInterrupt
+        self._end()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.on_train_batch_end(None)
+        self._end()
+
+    def _end(self):
+        if self.received:
+            raise KeyboardInterrupt
 
 
 class TerminateOnNaN(keras.callbacks.Callback):
