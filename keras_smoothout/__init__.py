@@ -1,56 +1,33 @@
 """keras_smoothout: train with large batches and keep the accuracy."""
 
-import importlib
-
-from keras_smoothout import scaling, schedules
-from keras_smoothout.ada_smoothout import AdaSmoothOut
-from keras_smoothout.asam import ASAM
+from keras_smoothout import methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
+from keras_smoothout.batches import WarmUpBatches
 from keras_smoothout.callbacks import DistanceFromInit
 from keras_smoothout.evaluation import Evaluation, Step
-from keras_smoothout.lamb import LAMB
-from keras_smoothout.lars import LARS
-from keras_smoothout.lookahead import Lookahead
-from keras_smoothout.model import Model, TrainStep, wrap
-from keras_smoothout.nudged_sgd import NudgedSGD
-from keras_smoothout.partially_adaptive import PartiallyAdaptive
+from keras_smoothout.method import Method
+from keras_smoothout.methods import *
+from keras_smoothout.model import Model, TrainStep
 from keras_smoothout.recalibrate import recalibrate
-from keras_smoothout.sam import SAM
-from keras_smoothout.smoothout import SmoothOut
-from keras_smoothout.warm_up_batches import WarmUpBatches
-from keras_smoothout.wrapper import Wrapper
+from keras_smoothout.weights_of import weights_of
+from keras_smoothout.wrap import wrap
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ASAM",
-    "LAMB",
-    "LARS",
-    "SAM",
-    "AdaSmoothOut",
-    "CurvatureLearningRate",
+    *methods.__all__,
     "DistanceFromInit",
     "Evaluation",
     "GhostBatchNormalization",
-    "Lookahead",
+    "Method",
     "Model",
-    "NudgedSGD",
-    "PartiallyAdaptive",
-    "SmoothOut",
     "Step",
     "TrainStep",
     "WarmUpBatches",
-    "Wrapper",
     "convert",
     "recalibrate",
     "scaling",
     "schedules",
+    "weights_of",
     "wrap",
 ]
-
-
-def __getattr__(name):
-    """Import `CurvatureLearningRate` at its first use: it needs SciPy, the rest does without."""
-    if name != "CurvatureLearningRate":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("keras_smoothout.curvature_learning_rate").CurvatureLearningRate

@@ -8,7 +8,7 @@ import keras
 from keras import layers, ops
 
 from keras_smoothout.checks import check_count, check_ghosts, check_number
-from keras_smoothout.recalibrate import batch_norms
+from keras_smoothout.moving_statistics import batch_norms
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -93,7 +93,8 @@ class GhostBatchNormalization(layers.BatchNormalization):
         """Mean of each ghost batch and channel: (batch, ..., channels) to (ghosts, channels)."""
         size, batch = self.ghost_batch_size, ops.shape(x)[0]
         ghosts = -(-batch // size)
-        places = [a for a in self._reduction_axes if a]
+        axes = range(1, len(x.shape))
+        places = [a for a in axes if a != self.axis % len(x.shape)]
         rows = ops.mean(x, axis=places) if places else x  # (batch, channels)
         padding = ops.zeros((ghosts * size - batch, rows.shape[1]), rows.dtype)
         rows = ops.concatenate([rows, padding], axis=0)

@@ -1,11 +1,12 @@
 """A model and a batch as a pure function of the weights: `evaluate(weights) -> Evaluation`."""
 
+import contextlib
 from typing import NamedTuple
 
 import keras
 from keras import ops
 
-from keras_smoothout import backend
+from keras_smoothout import backend, keras_internals
 from keras_smoothout.checks import check_loss
 from keras_smoothout.weights import lerp
 
@@ -18,12 +19,15 @@ class Evaluation(NamedTuple):
         grads: List of tensors, the gradient of `loss` for each weight.
         outputs: What the model returned for the batch.
         state: List of tensors, the model's non-trainable variables and metrics after the pass.
+        connected: List of booleans, whether the loss uses each weight, or `None` if all are used.
+            JAX cannot tell.
     """
 
     loss: object
     grads: list
     outputs: object
     state: list
+    connected: list | None = None
 
 
 class Step(NamedTuple):
@@ -42,8 +46,30 @@ class Step(NamedTuple):
 
 
 def state_variables(model):
-    """Everything that a training step of `model` may change beside its weights."""
+    """Everything that a training step of `model` can change in addition to its weights."""
     return [*model.non_trainable_variables, *model.metrics_variables]
+
+
+@contextlib.contextmanager
+def at(model, weights, state):
+    """Have `model` be at `weights` and `state`: what it computes, or assigns, stays inside.
+
+    Args:
+        model: A built `keras.Model`.
+        weights: List of tensors, one for each trainable variable.
+        state: List of tensors for the first of `state_variables(model)`: all of them, or those of
+            the non-trainable variables.
+
+    Yields:
+        A `keras.StatelessScope`, whose `get_current_value(variable)` has what was assigned.
+    """
+    variables = state_variables(model)[: len(state)]
+    mapping = [
+        *zip(model.trainable_variables, weights, strict=True),
+        *zip(variables, state, strict=True),
+    ]
+    with keras.StatelessScope(mapping, collect_losses=True, initialize_variables=False) as scope:
+        yield scope
 
 
 class Batch:
@@ -64,44 +90,39 @@ class Batch:
         self.x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.state = state
         self.loss_scale = loss_scale
-        self.connected = None
 
     def __call__(self, weights):
         differentiate = backend.value_and_grad(self._loss)
-        (_, (loss, outputs, state)), grads, self.connected = differentiate(weights)
+        (_, (loss, outputs, state)), grads, connected = differentiate(weights)
         if not isinstance(self.loss_scale, float) or self.loss_scale != 1.0:
             grads = [g / ops.cast(self.loss_scale, g.dtype) for g in grads]
-        return Evaluation(loss, grads, outputs, state)
+        return Evaluation(loss, grads, outputs, state, connected)
 
     def _loss(self, weights):
         model = self.model
-        with self._scope(self.state, zip(model.trainable_variables, weights, strict=True)) as scope:
+        with at(model, weights, self.state) as scope:
             outputs = model(self.x, training=True)
             check_loss(model)
             loss = model.compute_loss(self.x, self.y, outputs, self.sample_weight)
         return loss * self.loss_scale, (loss, outputs, self._values(scope))
 
-    def metrics(self, evaluation):
+    def metrics(self, evaluation, weights):
         """`evaluation.state` after the model's loss and metrics have seen this batch."""
         model = self.model
         size = ops.shape(keras.tree.flatten(self.x)[0])[0]
-        with self._scope(evaluation.state) as scope:
-            model._loss_tracker.update_state(
+        with at(model, weights, evaluation.state) as scope:
+            keras_internals.loss_tracker(model).update_state(
                 backend.unscale_loss(evaluation.loss), sample_weight=size
             )
             model.compute_metrics(self.x, self.y, evaluation.outputs, self.sample_weight)
         return self._values(scope)
-
-    def _scope(self, state, weights=()):
-        mapping = [*zip(state_variables(self.model), state, strict=True), *weights]
-        return keras.StatelessScope(mapping, collect_losses=True, initialize_variables=False)
 
     def _values(self, scope):
         model = self.model
         known = [
             *state_variables(model),
             *model.trainable_variables,
-            *model._loss_tracker.variables,
+            *keras_internals.loss_tracker(model).variables,
         ]
         if scope.state_mapping.keys() - set(map(id, known)):
             raise ValueError(

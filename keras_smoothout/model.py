@@ -3,26 +3,23 @@
 import keras
 from keras import layers, ops
 
-from keras_smoothout import backend
+from keras_smoothout import backend, keras_internals, train_step
+from keras_smoothout.around import chain, reach_through
 from keras_smoothout.checks import check_count, check_fit, check_ghosts, check_mean
-from keras_smoothout.evaluation import Batch, Step, mean_over_chunks, state_variables
-from keras_smoothout.wrapper import Wrapper, gradients
-
-LEFT_OUT = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "fit")
-LEFT_OUT += ("metrics",)
-_scalar = keras.Input(())
-Functional = type(keras.Model(_scalar, _scalar + 1.0))  # Keras does not export its class.
+from keras_smoothout.evaluation import Batch, Step, mean_over_chunks
+from keras_smoothout.keras_internals import Functional
+from keras_smoothout.method import Method, ask
 
 
-class TrainStep(backend.TrainStep):
+class TrainStep(train_step.Repairs):
     """Mixin for a `keras.Model`: `class MyModel(TrainStep, keras.Model)`.
 
         grads = mean over ghost batches of optimizer.gradients(evaluate, weights, step)
         optimizer.apply(grads)
 
-    The order is the same everywhere: chunk -> perturb -> gradient -> mean over chunks -> mean over
-    replicas -> clip -> inner update -> after_update. With a plain Keras optimizer and no ghost
-    batches the step is `keras.Model`'s own.
+    The order is the same everywhere: chunk -> perturb -> gradient -> mean over chunks -> the
+    method's update -> mean over replicas -> clip -> inner update. With a plain Keras optimizer and
+    no ghost batches the step is `keras.Model`'s own.
     """
 
     ghost_batch_size = None
@@ -51,6 +48,7 @@ class TrainStep(backend.TrainStep):
             **kwargs: As for `keras.Model.compile`.
         """
         super().compile(*args, **kwargs)
+        reach_through(self.optimizer)
         if ghost_batch_size is not None:
             check_count("ghost_batch_size", ghost_batch_size)
             check_mean(self.loss)
@@ -85,18 +83,46 @@ class TrainStep(backend.TrainStep):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    @property
-    def _asks_for_gradients(self):
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        return isinstance(optimizer, Wrapper) or self.ghost_batch_size is not None
+    def train_step(self, *given):
+        if self._asks:
+            train_step.build(self, given[-1])
+        if not (self._asks and self.trainable_variables):
+            return super().train_step(*given)
+        return train_step.train(self, self._gradients, *given)
+
+    def test_step(self, *given):
+        return train_step.test(self, super().test_step, *given)
+
+    def predict_step(self, *given):
+        return train_step.predict(self, super().predict_step, *given)
+
+    def evaluate(self, *args, **kwargs):
+        with train_step.at_evaluation_weights(self):
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        with train_step.at_evaluation_weights(self):
+            return super().predict(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        with train_step.at_evaluation_weights(self):
+            return super().test_on_batch(*args, **kwargs)
+
+    def predict_on_batch(self, *args, **kwargs):
+        with train_step.at_evaluation_weights(self):
+            return super().predict_on_batch(*args, **kwargs)
 
     @property
-    def _state_variables(self):
-        return state_variables(self)
+    def _asks(self):
+        """Whether gradients are asked for by us: by a method, or ghost batch by ghost batch."""
+        methods = self.optimizer is not None and any(
+            isinstance(optimizer, Method) for optimizer in chain(self.optimizer)
+        )
+        return methods or self.ghost_batch_size is not None
 
-    def _check_step(self, optimizer, data):
-        """Raise if `optimizer` is another model's, or there is nothing to learn from."""
-        ours, known = self.trainable_variables, optimizer._trainable_variables
+    def _check_step(self, known, data):
+        """Raise if the optimizer knows other variables, or there is nothing to learn from."""
+        ours = self.trainable_variables
         if [id(v) for v in ours] != [id(v) for v in known]:
             shared = len({id(v) for v in ours} & {id(v) for v in known})
             raise ValueError(
@@ -107,7 +133,7 @@ class TrainStep(backend.TrainStep):
         size = ops.shape(keras.tree.flatten(data)[0])[0]
         if isinstance(size, int) and size == 0:
             raise ValueError("A batch must hold examples. Received: an empty batch")
-        for layer in self._flatten_layers() if self.ghost_batch_size == 1 else ():
+        for layer in keras_internals.layers(self) if self.ghost_batch_size == 1 else ():
             if isinstance(layer, layers.BatchNormalization) and layer.trainable:
                 check_ghosts(1, layer, layer.get_build_config()["input_shape"])
 
@@ -115,16 +141,16 @@ class TrainStep(backend.TrainStep):
         """Mean gradient over the ghost batches of `data`, and the state after the last of them."""
         optimizer = self.optimizer
         unscaled = getattr(optimizer, "inner_optimizer", optimizer)
-        self._check_step(unscaled, data)
-        step = Step(backend.read(unscaled._iterations), backend.replica())
+        self._check_step(keras_internals.trainable_variables(unscaled), data)
+        step = Step(backend.read(keras_internals.calls(unscaled)), backend.replica())
         loss_scale = optimizer.scale_loss(1.0)  # 1.0 itself without loss scaling.
         connected = []
 
         def on_chunk(state, data, chunk):
             batch = Batch(self, data, state, loss_scale)
-            asked = gradients(optimizer, batch, weights, step._replace(chunk=chunk))
-            connected[:] = batch.connected
-            return asked.grads, batch.metrics(asked)
+            asked = ask(optimizer, batch, weights, step._replace(chunk=chunk))
+            connected[:] = asked.connected
+            return asked.grads, batch.metrics(asked, weights)
 
         if self.ghost_batch_size is None:
             grads, state = on_chunk(state, data, 0)
@@ -172,54 +198,3 @@ def functional(cls):
     if issubclass(cls, Model) and not issubclass(cls, Functional):
         cls.__bases__ = tuple(map(functional, cls.__bases__))
     return cls
-
-
-@keras.saving.register_keras_serializable("keras_smoothout")
-class Wrapped(Model):
-    """What `wrap` puts around a subclassed or not yet built model: it calls `model`."""
-
-    def __init__(self, model, **kwargs):
-        super().__init__(**kwargs)
-        self.model = model
-
-    def call(self, inputs, training=None):
-        return self.model(inputs, training=training)
-
-    def get_config(self):
-        return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config.pop("model")), **config)
-
-
-def wrap(model):
-    """Give `model` the train step that lets its optimizer ask for gradients.
-
-    Args:
-        model: A `keras.Model`. A functional or sequential model comes back as a `Model` of the same
-            layers; one with a `call` of its own is called from within a new model. Weights are
-            shared. Compile the result, not `model`.
-
-    Raises:
-        ValueError: If the class of `model` overrides one of the `Trainer` methods that the new
-            model would not call.
-    """
-    if isinstance(model, TrainStep):
-        return model
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"`wrap` takes a `keras.Model`. Received: model={model}")
-    own = [n for n in LEFT_OUT if getattr(type(model), n) is not getattr(keras.Model, n)]
-    if own:
-        name = type(model).__name__
-        raise ValueError(
-            f"`wrap` would leave out what `{name}` overrides. Mix the train step into its class, "
-            f"`class {name}(keras_smoothout.TrainStep, keras.Model)`, and express a `train_step` "
-            f"of its own by `compute_loss`. Received: a model with its own {', '.join(own)}"
-        )
-    call = type(model).call
-    if call is keras.Sequential.call and model.built:
-        return Model(model.inputs[0], model.outputs[0], name=model.name)
-    if call is Functional.call:
-        return Model(model.input, model.output, name=model.name)
-    return Wrapped(model, name=model.name)

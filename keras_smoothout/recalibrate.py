@@ -1,25 +1,22 @@
-"""BatchNormalization's moving statistics, counted again over a data set.
+"""BatchNormalization's moving statistics, re-estimated over a data set.
 
-After averaging, perturbing or interpolating weights, moving statistics belong to weights that are
-no more.
+After averaging, perturbing or interpolating weights, the moving statistics describe weights that no
+longer exist.
 """
 
-import contextlib
-import functools
 from collections.abc import Iterable
 
 import keras
-import numpy as np
-from keras import layers, ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import check_count, received
-
-
-def batch_norms(model):
-    """The BatchNormalization layers of `model`, at any depth, that are not frozen."""
-    flat = model._flatten_layers(include_self=False)
-    return [x for x in flat if isinstance(x, layers.BatchNormalization) and x.trainable]
+from keras_smoothout.moving_statistics import (
+    batch_norms,
+    batch_statistics,
+    counted,
+    inputs_of,
+    statistics,
+)
 
 
 def recalibrate(model, data, batch_size=500):
@@ -60,113 +57,8 @@ def recalibrate(model, data, batch_size=500):
     check_count("batch_size", batch_size)
     if not hasattr(data, "shape") and not isinstance(data, Iterable):
         raise ValueError(f"`data` must be an array or batches. {received('data', data)}")
-    variables = statistics(norms)
     weights = [backend.read(v) for v in model.trainable_variables]
     state = [backend.read(v) for v in model.non_trainable_variables]
     found = counted(batch_statistics(model), weights, state, inputs_of(model, data, batch_size))
-    for variable, value in zip(variables, found, strict=True):
+    for variable, value in zip(statistics(norms), found, strict=True):
         variable.assign(value)
-
-
-def statistics(norms):
-    """Variables of the layers `norms` that hold their moving statistics: mean, variance, ..."""
-    return [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
-
-
-def batch_statistics(model):
-    """Mean, variance and count of one batch in each BatchNormalization, as a pure function.
-
-    Returns a function of the weights, the non-trainable state and the inputs of a batch. A layer
-    that is not called has its moving statistics, and a count of 0.
-    """
-    norms = batch_norms(model)
-
-    def of_batch(weights, state, x):
-        held = [
-            *zip(model.trainable_variables, weights, strict=True),
-            *zip(model.non_trainable_variables, state, strict=True),
-        ]
-        with keras.StatelessScope(held):
-            with recent_statistics(norms) as calls:
-                model(x, training=False)
-            pairs = zip(norms, calls, strict=True)
-            return [functools.reduce(merged, c or [(*moving(n), ops.zeros(()))]) for n, c in pairs]
-
-    return of_batch
-
-
-def moving(layer):
-    """The moving mean and variance of `layer` as they are here."""
-    return [backend.read(v) for v in statistics([layer])]
-
-
-def merged(part, other):
-    """Mean, variance and count of two sets of numbers together, from those of each."""
-    (mean, variance, count), (other_mean, other_variance, other_count) = part, other
-    total = count + other_count
-    share, shift = other_count / ops.maximum(total, 1.0), other_mean - mean
-    spread = other_variance - variance + (1.0 - share) * ops.square(shift)
-    return mean + share * shift, variance + share * spread, total
-
-
-def counted(of_batch, weights, state, inputs):
-    """Mean, variance, ... over all batches of `inputs`, in each BatchNormalization."""
-    total = None
-    for x in inputs:
-        if len(keras.tree.flatten(x)[0]):
-            found = of_batch(weights, state, x)
-            total = list(map(merged, total, found)) if total is not None else found
-    if total is None:
-        raise ValueError("`data` must hold examples. Received: none")
-    total = [value for mean, variance, _ in total for value in (mean, variance)]
-    if not all(np.all(np.isfinite(ops.convert_to_numpy(t))) for t in total):
-        raise ValueError(
-            "`data` must be finite, and so must be what the model makes of it. Received: inputs "
-            "that lead to moving statistics that are not finite; the model is left as it was"
-        )
-    return total
-
-
-def inputs_of(model, data, batch_size):
-    """The inputs of each batch."""
-    arrays = isinstance(data, (list, tuple)) and all(hasattr(array, "shape") for array in data)
-    listed = arrays and len(getattr(model, "inputs", None) or ()) > 1
-    if isinstance(data, tuple) and arrays and not listed:
-        raise ValueError(
-            "`data` must be inputs alone, without targets: pass `x` of `(x, y)`, or a list of "
-            f"batches. Received: a tuple of {len(data)} arrays for a model of one input"
-        )
-    if listed or isinstance(data, dict) or hasattr(data, "shape"):
-        for start in range(0, len(keras.tree.flatten(data)[0]), batch_size):
-            rows = slice(start, start + batch_size)
-            yield keras.tree.map_structure(lambda array, rows=rows: array[rows], data)
-        return
-    for batch in data:
-        yield batch[0] if isinstance(batch, (tuple, list)) else batch
-
-
-@contextlib.contextmanager
-def recent_statistics(norms):
-    """Have `norms` normalize by the batch, and keep its statistics in place of moving ones.
-
-    Yields a list for each of them, of the mean, variance and count of each call.
-    """
-    kept, calls = [layer.momentum for layer in norms], [[] for _ in norms]
-
-    def plain(layer, called):
-        def call(inputs, training=None, mask=None):
-            outputs = layers.BatchNormalization.call(layer, inputs, training=True, mask=mask)
-            count = ops.size(inputs) / inputs.shape[layer.axis] if mask is None else ops.sum(mask)
-            called.append((*moving(layer), ops.cast(count, "float32")))
-            return outputs
-
-        return call
-
-    try:
-        for layer, called in zip(norms, calls, strict=True):
-            layer.call, layer.momentum = plain(layer, called), 0.0
-        yield calls
-    finally:
-        for layer, momentum in zip(norms, kept, strict=True):
-            del layer.call
-            layer.momentum = momentum

@@ -149,7 +149,7 @@ def test_config_round_trip_with_the_inner_optimizer(wrapper):
     assert json.dumps(keras.optimizers.serialize(again)) == config
     while not isinstance(optimizer, keras.optimizers.AdamW):
         assert type(again) is type(optimizer)
-        assert isinstance(again, ks.Wrapper)
+        assert isinstance(again, ks.Method)
         optimizer, again = optimizer.inner, again.inner
     assert again.get_config() == inner.get_config()
 

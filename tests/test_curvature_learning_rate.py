@@ -8,7 +8,7 @@ from nets import LOSS, images, sgd, standard_net
 from test_sam import golden
 
 import keras_smoothout as ks
-from keras_smoothout.curvature_learning_rate import heavy_ball
+from keras_smoothout.landscape.tracking.curvature_learning_rate import heavy_ball
 
 # Mean of (x w - y)**2 over these has the curvatures 2 / 4 * sum(x_i**2) = 0.5 * (1, 4, 16, 64).
 X = np.diag([1.0, 2.0, 4.0, 8.0]).astype("float32")

@@ -22,7 +22,7 @@ from test_sam import (
 import keras_smoothout as ks
 
 
-class GivenNoise(ks.Wrapper):
+class GivenNoise(ks.Method):
     """SmoothOut with given draws: chunk `k` of step `t` adds `noise[t * chunks + k]`."""
 
     def __init__(self, inner, noise, chunks):

@@ -10,9 +10,9 @@ from nets import LOSS, assert_equal, images, sgd, standard_net, two_replicas, va
 
 import keras_smoothout as ks
 from keras_smoothout.landscape import Objective
-from keras_smoothout.landscape.callbacks import TrackSharpness
 from keras_smoothout.landscape.measures import measures
-from keras_smoothout.landscape.sharpest_directions import TrackSharpestDirections
+from keras_smoothout.landscape.tracking.sharpest_directions import TrackSharpestDirections
+from keras_smoothout.landscape.tracking.track import TrackSharpness
 
 X = (np.random.default_rng(0).normal(size=(64, 3)) * [1, 2, 4]).astype("float32")
 Y = (X @ [[1.0], [2.0], [-1.0]]).astype("float32")

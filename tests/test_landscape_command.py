@@ -9,8 +9,8 @@ import pytest
 from keras import layers
 from nets import LOSS, images
 
+from keras_smoothout import datasets
 from keras_smoothout.landscape import __main__ as command
-from keras_smoothout.landscape import datasets
 
 
 @pytest.fixture(scope="module")

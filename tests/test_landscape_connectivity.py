@@ -9,12 +9,12 @@ from test_landscape_surface import CLOSE, CURVES, golden_objective, golden_weigh
 from test_sam import PRECISE, TENSORFLOW, golden
 
 import keras_smoothout as ks
-from keras_smoothout.landscape.connectivity import Training, connect, decay
+from keras_smoothout.landscape.comparison.connectivity import Training, connect, decay
+from keras_smoothout.landscape.comparison.path import Path, coefficients, profile, straight, summary
+from keras_smoothout.landscape.comparison.taxonomy import taxonomy
 from keras_smoothout.landscape.objective import Objective
-from keras_smoothout.landscape.path import Path, coefficients, profile, straight, summary
-from keras_smoothout.landscape.results import Profile, save
-from keras_smoothout.landscape.surface import interpolate, line, plane_through
-from keras_smoothout.landscape.taxonomy import taxonomy
+from keras_smoothout.landscape.surface.results import Profile, save
+from keras_smoothout.landscape.surface.slices import interpolate, line, plane_through
 
 NAMES = {"bezier": "bezier", "polygon": "polychain"}  # Ours, and those of the golden file.
 

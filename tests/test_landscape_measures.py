@@ -9,10 +9,14 @@ from test_landscape_connectivity import text_net
 from test_sam import golden
 
 from keras_smoothout.landscape import Objective, density, eigenpairs, hessian, hutchinson
-from keras_smoothout.landscape.gradient_noise import fisher_trace, gradient_noise_scale
 from keras_smoothout.landscape.measures import FROM_START, MEASURES, measures, table
-from keras_smoothout.landscape.noise_sharpness import local_energy
-from keras_smoothout.landscape.pac_bayes import kl_inverse, pac_bayes_bound, pac_bayes_sigma
+from keras_smoothout.landscape.sharpness.gradient_noise import fisher_trace, gradient_noise_scale
+from keras_smoothout.landscape.sharpness.noise_sharpness import local_energy
+from keras_smoothout.landscape.sharpness.pac_bayes import (
+    kl_inverse,
+    pac_bayes_bound,
+    pac_bayes_sigma,
+)
 
 ENERGY = golden("local_energy_entropy")
 SE_BOUND = 4.0

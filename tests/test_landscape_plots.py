@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from keras_smoothout.landscape import plots
+from keras_smoothout.landscape.curvature.spectrum import Density
 from keras_smoothout.landscape.measures import Measured
-from keras_smoothout.landscape.results import Line, Plane, Profile
-from keras_smoothout.landscape.spectrum import Density
+from keras_smoothout.landscape.surface.results import Line, Plane, Profile
 
 PLACES = np.linspace(0.0, 1.0, 5)
 LOSSES = np.array([0.5, 0.7, 0.6, 0.55, 0.9])

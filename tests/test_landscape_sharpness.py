@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_sam import golden
 
-from keras_smoothout.landscape.local_entropy import local_entropy
-from keras_smoothout.landscape.noise_sharpness import expected_sharpness
-from keras_smoothout.landscape.pac_bayes import kl_inverse
-from keras_smoothout.landscape.worst_case import keskar_sharpness, sam_sharpness
+from keras_smoothout.landscape.sharpness.local_entropy import local_entropy
+from keras_smoothout.landscape.sharpness.noise_sharpness import expected_sharpness
+from keras_smoothout.landscape.sharpness.pac_bayes import kl_inverse
+from keras_smoothout.landscape.sharpness.worst_case import keskar_sharpness, sam_sharpness
 
 KESKAR = golden("keskar_sharpness")
 CASES = {case["name"]: case for case in KESKAR["inputs"]["cases"]}

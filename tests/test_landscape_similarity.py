@@ -9,11 +9,11 @@ from test_landscape_connectivity import text_net
 from test_landscape_surface import trained
 from test_sam import golden
 
-from keras_smoothout.landscape.connectivity import connect
+from keras_smoothout.landscape.comparison.connectivity import connect
+from keras_smoothout.landscape.comparison.path import profile, straight, summary
+from keras_smoothout.landscape.comparison.similarity import cka, linear_cka
+from keras_smoothout.landscape.comparison.taxonomy import table, taxonomy
 from keras_smoothout.landscape.objective import Objective
-from keras_smoothout.landscape.path import profile, straight, summary
-from keras_smoothout.landscape.similarity import cka, linear_cka
-from keras_smoothout.landscape.taxonomy import table, taxonomy
 
 GOLDEN = golden("cka")
 RNG = np.random.default_rng(0)

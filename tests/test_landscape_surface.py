@@ -12,8 +12,8 @@ import keras_smoothout as ks
 from keras_smoothout.landscape import results
 from keras_smoothout.landscape.directions import filter_normalised, random_direction
 from keras_smoothout.landscape.objective import Objective
-from keras_smoothout.landscape.points import evaluate_at
-from keras_smoothout.landscape.surface import interpolate, line, plane, plane_through
+from keras_smoothout.landscape.surface.points import evaluate_at
+from keras_smoothout.landscape.surface.slices import interpolate, line, plane, plane_through
 
 CURVES = golden("curves")
 CLOSE = {"rtol": 1e-10} if TENSORFLOW else {"rtol": 2e-5}  # As the golden file says.

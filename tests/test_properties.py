@@ -85,7 +85,7 @@ def declared(make):
     """The arguments of `make`, and of the method that it is a variety of, with their defaults."""
     makers = [c for c in getattr(make, "__mro__", [make]) if "keras_smoothout" in c.__module__]
     parameters = {}
-    for maker in reversed([m for m in makers if m is not ks.Wrapper]):
+    for maker in reversed([m for m in makers if m is not ks.Method]):
         parameters |= inspect.signature(maker).parameters
     return {name: p.default for name, p in parameters.items() if name not in NOT_OURS}
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_smoothout.checks import check_labels
-from keras_smoothout.landscape.datasets import MEMORY_BYTES, MOMENT_EXAMPLES, digits, prepared
+from keras_smoothout.datasets import MEMORY_BYTES, MOMENT_EXAMPLES, digits, prepared
 
 
 class Split(NamedTuple):

@@ -13,7 +13,6 @@ else:
         f"KERAS_BACKEND={keras.backend.backend()}"
     )
 
-TrainStep = _backend.TrainStep
 all_reduce_sum = _backend.all_reduce_sum
 assign_if = _backend.assign_if
 compiled = _backend.compiled
@@ -24,5 +23,6 @@ linearize = _backend.linearize
 read = _backend.read
 replica = _backend.replica
 scan = _backend.scan
+snapshot = _backend.snapshot
 unscale_loss = _backend.unscale_loss
 value_and_grad = _backend.value_and_grad

@@ -1,7 +1,6 @@
-"""JAX: gradients, loops, and the train step as a function of the training state."""
+"""JAX: gradients and loops."""
 
 import jax
-import keras
 
 UNROLLED = 8
 
@@ -110,49 +109,12 @@ def unscale_loss(loss):
     return loss
 
 
-class TrainStep:
-    """Keras' `train_step` as a function from state and data to logs and state.
+def snapshot(variables):
+    """Keep the values of `variables`, and return the function that puts them back, to the bit."""
+    kept = [variable.value for variable in variables]
 
-    With many processes it also mends `predict`, which fails where a process holds only a part of
-    the outputs: here each process gets all of them.
-    """
+    def restore():
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
 
-    def predict_step(self, state, data):
-        outputs, state = super().predict_step(state, data)
-        distribution = keras.distribution.distribution()
-        if distribution is not None and jax.process_count() > 1:
-            everywhere = jax.sharding.NamedSharding(
-                distribution.device_mesh.backend_mesh, jax.sharding.PartitionSpec()
-            )
-            outputs = jax.lax.with_sharding_constraint(outputs, everywhere)
-        return outputs, state
-
-    def fit(self, *args, **kwargs):
-        """As Keras' `fit`, which after an error in its first step leaves variables without values.
-
-        Nothing is copied: a step that is run takes the memory of the values that are kept here.
-        """
-        optimizer = getattr(self.optimizer, "variables", ())
-        variables = [*self.variables, *optimizer, *self.metrics_variables]
-        kept = [(variable, variable.value) for variable in variables]
-        try:
-            return super().fit(*args, **kwargs)
-        finally:
-            for variable, value in kept:
-                if variable._value is None:
-                    variable.assign(value)
-
-    def train_step(self, state, data):
-        if not (self._asks_for_gradients and self.trainable_variables):
-            return super().train_step(state, data)
-        weights, non_trainable, optimizer_variables, metrics = state
-        with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
-            grads, new_state = self._gradients(weights, [*non_trainable, *metrics], data)
-        weights, optimizer_variables = self.optimizer.stateless_apply(
-            optimizer_variables, grads, weights
-        )
-        non_trainable = new_state[: len(non_trainable)]
-        metrics = new_state[len(non_trainable) :]
-        with keras.StatelessScope(zip(self.metrics_variables, metrics, strict=True)):
-            logs = self.get_metrics_result()
-        return logs, (weights, non_trainable, optimizer_variables, metrics)
+    return restore

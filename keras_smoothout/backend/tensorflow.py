@@ -1,4 +1,4 @@
-"""TensorFlow: gradient tape, loops, replicas, and the train step over live variables."""
+"""TensorFlow: gradient tape, loops and replicas."""
 
 import contextlib
 
@@ -62,8 +62,10 @@ def _twice_differentiable_moments():
 
     TensorFlow's own stops that gradient. It is zero, but its derivative is not.
     """
+    calls = []
 
     def moments(x, axes, shift=None, keepdims=False, name=None):
+        calls.append(name)
         wide = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
         mean = tf.reduce_mean(wide, axes, keepdims=True)
         variance = tf.reduce_mean(tf.square(wide - mean), axes, keepdims=keepdims)
@@ -73,6 +75,13 @@ def _twice_differentiable_moments():
     kept = tf.nn.moments
     try:
         tf.nn.moments = moments
+        keras.ops.moments(tf.zeros((1, 1)), axes=[0])
+        if not calls:
+            raise RuntimeError(
+                "Keras' `ops.moments` no longer calls `tf.nn.moments`, so second derivatives of "
+                "normalization layers would be wrong. Use the JAX backend. Received: Keras "
+                f"{keras.__version__}"
+            )
         yield
     finally:
         tf.nn.moments = kept
@@ -159,44 +168,17 @@ def unscale_loss(loss):
     return loss * tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
 
 
-class TrainStep:
-    """Keras' `train_step` for live variables: read them, ask for gradients, write once.
+def snapshot(variables):
+    """Keep the values of `variables`, and return the function that puts them back, to the bit.
 
-    With `MultiWorkerMirroredStrategy` it also mends what Keras' `fit` does there: it averages a
-    batch over workers to learn its shapes, and scalar metrics along their first axis.
+    With a strategy each replica's value is kept: replicas can differ in moving statistics.
     """
+    local = tf.distribute.get_strategy().experimental_local_results
+    parts = [part for variable in variables for part in local(variable.value)]
+    kept = [tf.identity(part) for part in parts]
 
-    @property
-    def _many_workers(self):
-        return getattr(self.distribute_strategy.extended, "_num_workers", 1) > 1
+    def restore():
+        for part, value in zip(parts, kept, strict=True):
+            part.assign(value)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if self._many_workers and iterator is not None:
-            _, _, batches = next(iter(iterator))
-            local = self.distribute_strategy.experimental_local_results
-            data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
-            iterator = None
-        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-
-    def get_metrics_result(self):
-        result = super().get_metrics_result()
-        inside = tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
-        if self._many_workers and inside:
-            return keras.tree.map_structure(lambda v: tf.reshape(v, (1,)), result)
-        return result
-
-    def train_step(self, data):
-        if self._asks_for_gradients and self._distribute_strategy is None:
-            with tf.init_scope():  # Under a strategy, `fit` has built the model.
-                self._symbolic_build(data_batch=data)
-        if not (self._asks_for_gradients and self.trainable_variables):
-            return super().train_step(data)
-        variables = self.trainable_variables
-        weights = [read(v) for v in variables]
-        state = [read(v) for v in self._state_variables]
-        grads, new_state = self._gradients(weights, state, data)
-        for variable, old, new in zip(self._state_variables, state, new_state, strict=True):
-            if new is not old:
-                variable.assign(new)
-        self.optimizer.apply_gradients(zip(grads, variables, strict=True))
-        return self.get_metrics_result()
+    return restore

@@ -1,27 +1,39 @@
 """See and measure how flat a minimum is: curvature, sharpness, surfaces, paths between models."""
 
-from keras_smoothout.landscape.callbacks import TrackSharpness
-from keras_smoothout.landscape.connectivity import connect
+from keras_smoothout.landscape.comparison.connectivity import connect
+from keras_smoothout.landscape.comparison.path import Path, profile, straight, summary
+from keras_smoothout.landscape.comparison.similarity import cka, linear_cka
+from keras_smoothout.landscape.comparison.taxonomy import taxonomy
+from keras_smoothout.landscape.curvature.hessian import gauss_newton, hessian
+from keras_smoothout.landscape.curvature.spectrum import (
+    Density,
+    Eigenpairs,
+    density,
+    eigenpairs,
+    lanczos,
+)
+from keras_smoothout.landscape.curvature.trace import hutch_plus_plus, hutchinson
 from keras_smoothout.landscape.directions import filter_normalised, random_direction
 from keras_smoothout.landscape.estimate import Estimate
-from keras_smoothout.landscape.gradient_noise import fisher_trace, gradient_noise_scale
-from keras_smoothout.landscape.hessian import gauss_newton, hessian
-from keras_smoothout.landscape.local_entropy import local_entropy
 from keras_smoothout.landscape.measures import Measured, measures, table
-from keras_smoothout.landscape.noise_sharpness import expected_sharpness, local_energy
 from keras_smoothout.landscape.objective import Objective
-from keras_smoothout.landscape.pac_bayes import kl_inverse, pac_bayes_bound, pac_bayes_sigma
-from keras_smoothout.landscape.path import Path, profile, straight, summary
-from keras_smoothout.landscape.results import Line, Plane, Profile, load, save
-from keras_smoothout.landscape.sharpest_directions import TrackSharpestDirections
-from keras_smoothout.landscape.similarity import cka, linear_cka
-from keras_smoothout.landscape.spectrum import Density, Eigenpairs, density, eigenpairs, lanczos
-from keras_smoothout.landscape.surface import interpolate, line, plane, plane_through
-from keras_smoothout.landscape.taxonomy import taxonomy
-from keras_smoothout.landscape.trace import hutch_plus_plus, hutchinson
-from keras_smoothout.landscape.worst_case import keskar_sharpness, sam_sharpness
+from keras_smoothout.landscape.sharpness.gradient_noise import fisher_trace, gradient_noise_scale
+from keras_smoothout.landscape.sharpness.local_entropy import local_entropy
+from keras_smoothout.landscape.sharpness.noise_sharpness import expected_sharpness, local_energy
+from keras_smoothout.landscape.sharpness.pac_bayes import (
+    kl_inverse,
+    pac_bayes_bound,
+    pac_bayes_sigma,
+)
+from keras_smoothout.landscape.sharpness.worst_case import keskar_sharpness, sam_sharpness
+from keras_smoothout.landscape.surface.results import Line, Plane, Profile, load, save
+from keras_smoothout.landscape.surface.slices import interpolate, line, plane, plane_through
+from keras_smoothout.landscape.tracking.curvature_learning_rate import CurvatureLearningRate
+from keras_smoothout.landscape.tracking.sharpest_directions import TrackSharpestDirections
+from keras_smoothout.landscape.tracking.track import TrackSharpness
 
 __all__ = [
+    "CurvatureLearningRate",
     "Density",
     "Eigenpairs",
     "Estimate",

@@ -27,11 +27,11 @@ import warnings
 import keras
 import numpy as np
 
-from keras_smoothout.landscape import datasets
-from keras_smoothout.landscape.hessian import hessian
+from keras_smoothout import datasets
+from keras_smoothout.landscape.curvature.hessian import hessian
+from keras_smoothout.landscape.curvature.spectrum import density
 from keras_smoothout.landscape.measures import FROM_START, MEASURES, Measured, measures, table
 from keras_smoothout.landscape.objective import BATCH_NORMS, Objective
-from keras_smoothout.landscape.spectrum import density
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_smoothout import backend
+from keras_smoothout import backend, keras_internals
 from keras_smoothout.checks import check_loss
 
 MEANS = ("sum_over_batch_size", "mean")
@@ -53,7 +53,7 @@ def build_loss(model, batch):
     optimizer = model.optimizer
     try:
         model.optimizer = None
-        model._symbolic_build(data_batch=batch)
+        keras_internals.build_by(model, batch)
     finally:
         model.optimizer = optimizer
 

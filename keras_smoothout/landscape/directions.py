@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 
-from keras_smoothout.recalibrate import batch_norms, statistics
+from keras_smoothout.moving_statistics import batch_norms, statistics
 
 EPSILON = 1e-10
 
 
-def weights_of(objective, other):
+def arrays_of(objective, other):
     """Weights of `other`, a model or a list of arrays, checked against those of `objective`.
 
     Raises:
@@ -26,7 +26,7 @@ def weights_of(objective, other):
 
 
 def place_of(objective, other):
-    """`weights_of(objective, other)`, which are a place where the loss is that of `other`.
+    """`arrays_of(objective, other)`, which are a place where the loss is that of `other`.
 
     BatchNormalization's moving statistics may differ where they are counted again, and so may the
     states of random generators, which are not used.
@@ -34,7 +34,7 @@ def place_of(objective, other):
     Raises:
         ValueError: If another non-trainable weight of `other`, a model, differs.
     """
-    arrays = weights_of(objective, other)
+    arrays = arrays_of(objective, other)
     if not isinstance(other, keras.Model):
         return arrays
     model, theirs = objective.model, other.non_trainable_weights

@@ -7,16 +7,20 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_smoothout.landscape.directions import weights_of
+from keras_smoothout.landscape.curvature.hessian import gauss_newton, hessian
+from keras_smoothout.landscape.curvature.spectrum import eigenpairs
+from keras_smoothout.landscape.curvature.trace import hutchinson
+from keras_smoothout.landscape.directions import arrays_of
 from keras_smoothout.landscape.estimate import Estimate
-from keras_smoothout.landscape.gradient_noise import fisher_trace, gradient_noise_scale
-from keras_smoothout.landscape.hessian import gauss_newton, hessian
-from keras_smoothout.landscape.local_entropy import local_entropy
-from keras_smoothout.landscape.noise_sharpness import error, expected_sharpness, local_energy
-from keras_smoothout.landscape.pac_bayes import pac_bayes_bound, pac_bayes_sigma
-from keras_smoothout.landscape.spectrum import eigenpairs
-from keras_smoothout.landscape.trace import hutchinson
-from keras_smoothout.landscape.worst_case import keskar_sharpness, sam_sharpness
+from keras_smoothout.landscape.sharpness.gradient_noise import fisher_trace, gradient_noise_scale
+from keras_smoothout.landscape.sharpness.local_entropy import local_entropy
+from keras_smoothout.landscape.sharpness.noise_sharpness import (
+    error,
+    expected_sharpness,
+    local_energy,
+)
+from keras_smoothout.landscape.sharpness.pac_bayes import pac_bayes_bound, pac_bayes_sigma
+from keras_smoothout.landscape.sharpness.worst_case import keskar_sharpness, sam_sharpness
 
 PROBES = 20
 
@@ -63,7 +67,7 @@ def eigenvalue(objective, which="top", seed=0):
 
 def distance_from_init(objective, start):
     """Euclidean distance of the weights from `start`, a list of arrays or a model."""
-    start = weights_of(objective, start)
+    start = arrays_of(objective, start)
     return Estimate(
         float(np.linalg.norm(objective.flatten(objective.weights) - objective.flatten(start)))
     )
@@ -133,7 +137,7 @@ def measures(objective, names=None, start=None, seed=0, progress=False):
     """
     known = dict(MEASURES)
     if start is not None:
-        start = weights_of(objective, start)
+        start = arrays_of(objective, start)
         known |= {n: lambda o, s, f=f: f(o, s, start) for n, f in FROM_START.items()}
     if isinstance(names, dict):
         chosen = {name: lambda o, s, f=f: f(o) for name, f in names.items()}

@@ -8,9 +8,10 @@ from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import check_choice, check_count
+from keras_smoothout.evaluation import at
 from keras_smoothout.landscape.criterion import MaskedLike, build_loss, error_of, loss_of
 from keras_smoothout.landscape.data import Batches, count
-from keras_smoothout.recalibrate import batch_norms, recent_statistics
+from keras_smoothout.moving_statistics import batch_norms, recent_statistics
 from keras_smoothout.weights import add
 
 BATCH_NORMS = ("evaluation", "training")
@@ -199,16 +200,10 @@ class Objective:
         """The model's outputs, unless given; its loss on them; the list of its own losses."""
         x, y, sample_weight = data
         model = self.model
-        mapping = [
-            *zip(model.trainable_variables, weights, strict=True),
-            *zip(model.non_trainable_variables, state, strict=True),
-        ]
         with contextlib.ExitStack() as stack:
             if self.batch_norm == "training":
                 stack.enter_context(recent_statistics(batch_norms(model)))
-            stack.enter_context(
-                keras.StatelessScope(mapping, collect_losses=True, initialize_variables=False)
-            )
+            stack.enter_context(at(model, weights, state))
             if outputs is None:
                 outputs = model(x, training=False)
             return outputs, self._loss_of(x, y, outputs, sample_weight), model.losses

@@ -1,0 +1,160 @@
+"""The private names of Keras that this package relies on, and nothing else.
+
+Each entry says why it is needed, in which version it was last seen, and until when. No other file
+of the package uses a private name of Keras; `tests/seam/test_imports.py` keeps it so.
+"""
+
+import keras
+from keras.src.models import functional
+from keras.src.utils import tracking
+
+# Why: `Model(inputs, outputs)` must be one, and Keras exports the class under no public name.
+# Seen: 3.15.1. Until: `keras.models.Functional` exists.
+Functional = functional.Functional
+
+
+def calls(optimizer):
+    """The variable that counts the calls of `optimizer.apply`.
+
+    Why: `iterations` stands still while gradients accumulate, and noise must not.
+    Seen: 3.15.1. Until: Keras counts calls under a public name.
+    """
+    return optimizer._iterations
+
+
+def trainable_variables(optimizer):
+    """The variables that `optimizer` was built with.
+
+    Why: an optimizer built for one model must not be used for another in silence.
+    Seen: 3.15.1. Until: Keras' optimizers say what they were built with.
+    """
+    return optimizer._trainable_variables
+
+
+def own_variables(optimizer):
+    """The variables of `optimizer`, without those of the optimizer inside it.
+
+    Why: an optimizer around another lists both under `variables`.
+    Seen: 3.15.1. Until: never; this is how Keras' `LossScaleOptimizer` does it.
+    """
+    return optimizer._variables
+
+
+def learning_rate(optimizer):
+    """The learning rate of `optimizer` as it was given: a variable, a schedule or a callable.
+
+    Why: the public property has evaluated the schedule already.
+    Seen: 3.15.1. Until: the schedule has a public name.
+    """
+    return optimizer._learning_rate
+
+
+def index(optimizer, variable):
+    """The position of `variable` among those that `optimizer` was built with.
+
+    Why: `update_step` is given one variable at a time; Keras' own guide for optimizers uses it.
+    Seen: 3.15.1. Until: `update_step` is given the position.
+    """
+    return optimizer._get_variable_index(variable)
+
+
+def check_known(optimizer, variables):
+    """Raise unless `optimizer` was built with `variables`.
+
+    Why: an optimizer around a built one must refuse other variables with Keras' message.
+    Seen: 3.15.1. Until: `build` refuses them itself.
+    """
+    optimizer._check_variables_are_known(variables)
+
+
+@tracking.no_automatic_dependency_tracking  # Else the weights would be the optimizer's variables.
+def set_built(optimizer, variables, inside):
+    """Have `optimizer` know `variables`, and averages of them that the one `inside` keeps.
+
+    Why: Keras' `build` would add averages and accumulators, which belong to the innermost optimizer
+    alone; and `keras.callbacks.SwapEMAWeights` looks for the averages in the outermost one.
+    Seen: 3.15.1. Until: averages and accumulators have public names.
+    """
+    optimizer._trainable_variables = list(variables)
+    keys = map(optimizer._var_key, variables)
+    optimizer._trainable_variables_indices = {key: i for i, key in enumerate(keys)}
+    optimizer.built = True
+    averages = getattr(inside, "_model_variables_moving_average", None)
+    if averages is not None:
+        optimizer._model_variables_moving_average = averages
+
+
+def accumulated(optimizer):
+    """The sums of gradients that `optimizer` has accumulated since its last update.
+
+    Why: a method's own moments are of the gradient of a whole update.
+    Seen: 3.15.1. Until: the accumulators have a public name.
+    """
+    return optimizer._accumulated_gradients
+
+
+def layers(model):
+    """All layers of `model`, at any depth, `model` left out.
+
+    Why: `model.layers` ends at the first nested layer.
+    Seen: 3.15.1. Until: Keras walks layers under a public name.
+    """
+    return model._flatten_layers(include_self=False)
+
+
+def loss_tracker(model):
+    """The metric that averages the loss of `model`.
+
+    Why: a step of its own must log the loss as Keras' step does.
+    Seen: 3.15.1. Until: it has a public name.
+    """
+    return model._loss_tracker
+
+
+def build_by(model, batch):
+    """Build `model`, its compiled loss, its metrics and its optimizer for `batch`.
+
+    Why: a first `train_on_batch` or traced step would create variables inside a loop.
+    Seen: 3.15.1. Until: `compile` or `build` does it.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def under_strategy(model):
+    """Whether `model` was made in the scope of a `tf.distribute` strategy.
+
+    Why: there `fit` has built the model before the step is traced.
+    Seen: 3.15.1. Until: `build_by` is not needed.
+    """
+    return model._distribute_strategy is not None
+
+
+def emptied(variable):
+    """Whether `variable` has lost its value, as on JAX while `fit` holds the values of a model.
+
+    Why: an error in the first step leaves it so.
+    Seen: 3.15.1. Until: `fit` restores the values itself.
+    """
+    return variable._value is None
+
+
+class LocalBatch:
+    """Mixin: `fit` learns the shapes of a batch from this worker's part of it.
+
+    Why: with `MultiWorkerMirroredStrategy` Keras averages a batch over workers to learn its shapes,
+    which fails (keras-team/keras#20585).
+    Seen: 3.15.1. Until: that issue is closed.
+    """
+
+    @property
+    def _many_workers(self):
+        extended = self.distribute_strategy.extended
+        return getattr(extended, "_num_workers", 1) > 1
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if self._many_workers and iterator is not None:
+            _, _, batches = next(iter(iterator))
+            local = self.distribute_strategy.experimental_local_results
+            data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
+            iterator = None
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)

@@ -1,0 +1,1 @@
+"""Two models: the path between them, and how alike they are."""

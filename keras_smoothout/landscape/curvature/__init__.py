@@ -1,0 +1,1 @@
+"""What the second derivative looks like: Hessian, spectrum, trace."""

@@ -1,0 +1,1 @@
+"""Callbacks that look at the landscape while a model trains."""

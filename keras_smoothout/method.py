@@ -1,0 +1,219 @@
+"""The seam: `Method`, an optimizer around an optimizer, and how a nest of them asks for a gradient.
+
+Every method of this family differs from plain SGD in two places: where gradients are asked for, and
+what is done with them. A method overrides one of two hooks, and each hook receives what would have
+happened without it.
+"""
+
+import contextlib
+import functools
+import inspect
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_smoothout import backend, keras_internals
+from keras_smoothout.around import Around, chain
+from keras_smoothout.evaluation import Step
+
+
+class Method(Around):
+    """Base of all methods: behaves as the optimizer `inner`, except for what a method overrides.
+
+        def gradients(self, evaluate, weights, step):     # where gradients are asked for
+            return evaluate(weights)
+        def update(self, apply, grads, variables):        # what is done with them
+            apply(grads)
+
+    Every argument of the constructor is kept as an attribute of the same name, which is all that
+    `get_config` needs. Learning rate, clipping, weight decay, gradient accumulation, moving
+    averages and every other setting are the inner optimizer's, and are reached through the method.
+
+    Args:
+        inner: A Keras optimizer, its config, or its name. Another method is welcome.
+        name: Name of the optimizer. Defaults to the name of the class in snake case.
+
+    Raises:
+        ValueError: If `inner` is no optimizer or a `LossScaleOptimizer`, or an argument belongs to
+            the inner optimizer.
+        RuntimeError: In `apply`, if the method overrides `gradients` and the train step did not
+            ask it.
+    """
+
+    _asked = 0  # Calls of `apply` that are under way and were asked for their gradients.
+
+    def __init__(self, inner, name=None, **kwargs):
+        if kwargs:
+            raise ValueError(
+                f"`{type(self).__name__}` does not take {sorted(kwargs)}: what is common to all "
+                "optimizers belongs to the inner one, as in "
+                f"`{type(self).__name__}(keras.optimizers.SGD(0.1, clipnorm=1.0))`. "
+                f"Received: {kwargs}"
+            )
+        if inner is None:
+            raise ValueError(
+                "`inner` must be a Keras optimizer, its config or its name. Received: inner=None"
+            )
+        inner = keras.optimizers.get(inner)
+        if isinstance(inner, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(
+                f"`{type(self).__name__}` must be inside `LossScaleOptimizer`, not around it: pass "
+                "the optimizer that it wraps. `compile` adds the loss scale under mixed_float16."
+            )
+        super().__init__(learning_rate=lambda: self.inner.learning_rate, name=name)
+        self.inner = inner
+
+    def gradients(self, evaluate, weights, step):
+        """Return the `Evaluation` whose gradients are applied.
+
+        Args:
+            evaluate: Pure function from a list of weights to an `Evaluation` of this batch. Its
+                gradients are those of the inner method, or of the loss.
+            weights: List of tensors, the weights before the step.
+            step: A `Step`: iteration, replica and ghost batch.
+        """
+        return evaluate(weights)
+
+    def update(self, apply, grads, variables):
+        """Update `variables` by `grads`, and the method's state with them.
+
+        It runs in every call, also while the inner optimizer only accumulates gradients: what
+        belongs to an update depends on `self.updated` after `apply(grads)`.
+
+        Args:
+            apply: The inner optimizer's update, a function of a list of gradients.
+            grads: List of tensors, this replica's share of the gradient; `None` for a weight that
+                the loss does not use.
+            variables: List of the model's trainable variables.
+        """
+        apply(grads)
+
+    def evaluation_weights(self):
+        """Return the weights to evaluate and predict with, a list, or `None` for the model's."""
+        return None
+
+    def slots(self, name, initializer="zeros"):
+        """Add state that is shaped like the weights, in `build`: a list of variables.
+
+        Args:
+            name: Name of the variables.
+            initializer: Keras initializer, its name, or `"weights"` to start as the weights.
+                Defaults to `"zeros"`.
+        """
+
+        def initial(variable):
+            weights = initializer == "weights"
+            return (lambda *_, **__: ops.copy(variable)) if weights else initializer
+
+        return [
+            self.add_variable_from_reference(v, name, initial(v)) for v in self.trainable_variables
+        ]
+
+    def step(self):
+        """Return the `Step` that comes next on this replica."""
+        return Step(backend.read(keras_internals.calls(self)), backend.replica())
+
+    @property
+    def updated(self):
+        """Whether the last call was an update: one in several is under gradient accumulation."""
+        innermost = chain(self)[-1]
+        steps = innermost.gradient_accumulation_steps
+        return keras_internals.calls(innermost) % steps == 0 if steps else True
+
+    def mean_gradient(self, grads):
+        """Return the gradient of an update, before `apply(grads)` in the call that completes it.
+
+        It is the mean over replicas and, under gradient accumulation, over the calls of the update.
+        A weight that the loss does not use has a gradient of 0.
+        """
+        innermost = chain(self)[-1]
+        scale, steps = innermost.loss_scale_factor or 1.0, innermost.gradient_accumulation_steps
+        grads = [
+            ops.zeros_like(v) if g is None else backend.dense(g) / scale
+            for g, v in zip(grads, self.trainable_variables, strict=True)
+        ]
+        if steps:
+            before = map(backend.read, keras_internals.accumulated(innermost))
+            grads = [(b + g) / steps for b, g in zip(before, grads, strict=True)]
+        return backend.all_reduce_sum(grads)
+
+    def apply(self, grads, trainable_variables=None):
+        if not grads:  # All layers are frozen.
+            return
+        if type(self).gradients is not Method.gradients and not self._asked:
+            raise RuntimeError(
+                f"`{type(self).__name__}` has to ask for its gradients, but this model's train "
+                "step computed them alone. Compile it into `keras_smoothout.wrap(model)`, build "
+                "the model as `keras_smoothout.Model(inputs, outputs)`, or mix "
+                "`keras_smoothout.TrainStep` into your own class."
+            )
+        if not self.built:
+            self.build(trainable_variables)
+        given = trainable_variables or self.trainable_variables
+        self.update(lambda grads: self.inner.apply(grads, given), grads, self.trainable_variables)
+        keras_internals.calls(self).assign_add(1)
+
+    def get_config(self):
+        classes = [c for c in type(self).__mro__ if issubclass(c, Method)]
+        names = {n: None for c in classes for n in inspect.signature(c).parameters if n != "kwargs"}
+        config = {n: getattr(self, n) for n in names}
+        serialize = keras.saving.serialize_keras_object
+        return {
+            n: serialize(v)
+            if isinstance(v, (keras.optimizers.Optimizer, LearningRateSchedule))
+            else v
+            for n, v in config.items()
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        deserialize = keras.saving.deserialize_keras_object
+        return cls(
+            **{
+                n: deserialize(v, custom_objects) if isinstance(v, dict) else v
+                for n, v in config.items()
+            }
+        )
+
+
+def ask(optimizer, evaluate, weights, step):
+    """Return the `Evaluation` that a nest of methods asks for, the outermost first."""
+    for method in reversed(chain(optimizer)):
+        if isinstance(method, Method):
+            evaluate = functools.partial(_ask_one, method, evaluate, step)
+    return evaluate(weights)
+
+
+def _ask_one(method, evaluate, step, weights):
+    return method.gradients(evaluate, weights, step)
+
+
+@contextlib.contextmanager
+def asked(optimizer):
+    """Vouch for the gradients that are applied inside: `ask` has returned them."""
+    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
+    for method in methods:
+        method._asked += 1
+    try:
+        yield
+    finally:
+        for method in methods:
+            method._asked -= 1
+
+
+def evaluation_weights(optimizer):
+    """Return the weights to evaluate with by the outermost method that has any, or `None`."""
+    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
+    wanted = (method.evaluation_weights() for method in methods if method.built)
+    return next((weights for weights in wanted if weights is not None), None)
+
+
+def included(variables, exclude):
+    """Return the indices of the `variables` of whose path no part is in `exclude`."""
+    return tuple(i for i, v in enumerate(variables) if not set(v.path.split("/")) & set(exclude))
+
+
+def strength_at(value, step):
+    """Return the value of a float or a schedule at `step`."""
+    return value(step.iteration) if callable(value) else value

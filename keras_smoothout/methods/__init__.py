@@ -1,0 +1,50 @@
+"""The table of methods: a new one is a file, its import and its row here.
+
+`train.py`, the tests, the benchmarks and the README go by this table.
+"""
+
+from typing import NamedTuple
+
+from keras_smoothout.methods.ada_smoothout import AdaSmoothOut
+from keras_smoothout.methods.asam import ASAM
+from keras_smoothout.methods.lamb import LAMB
+from keras_smoothout.methods.lars import LARS
+from keras_smoothout.methods.lookahead import Lookahead
+from keras_smoothout.methods.nudged_sgd import NudgedSGD
+from keras_smoothout.methods.partially_adaptive import PartiallyAdaptive
+from keras_smoothout.methods.sam import SAM
+from keras_smoothout.methods.smoothout import SmoothOut
+
+WAYS = ("one gradient elsewhere", "two gradients", "state in update", "own update")
+
+
+class Row(NamedTuple):
+    """A method, an optimizer around another.
+
+    Attributes:
+        cls: The class.
+        neutral: Arguments with which it is its inner optimizer alone, to the bit.
+        way: How it uses the seam: one of `WAYS`.
+        callback: Name of the callback that it needs, which `train.py` does not have. Defaults to
+            `None`.
+    """
+
+    cls: type
+    neutral: dict
+    way: str
+    callback: str | None = None
+
+
+METHODS = {
+    "smoothout": Row(SmoothOut, {"radius": 0.0}, "one gradient elsewhere"),
+    "adasmoothout": Row(AdaSmoothOut, {"radius": 0.0}, "one gradient elsewhere"),
+    "sam": Row(SAM, {"rho": 0.0}, "two gradients"),
+    "asam": Row(ASAM, {"rho": 0.0}, "two gradients"),
+    "lookahead": Row(Lookahead, {"slow_step_size": 1.0}, "state in update"),
+    "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
+}
+
+# Optimizers of their own, to go inside a method or to stand alone.
+BASES = {"lars": LARS, "lamb": LAMB, "padam": PartiallyAdaptive}
+
+__all__ = [cls.__name__ for cls in (*(row.cls for row in METHODS.values()), *BASES.values())]

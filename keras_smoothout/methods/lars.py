@@ -1,0 +1,96 @@
+"""LARS: SGD whose step of each layer is in proportion to the norm of the layer's weights.
+
+Large batches want large learning rates, and the largest that a layer bears is about the ratio of
+its weights' norm to its gradient's. The trust ratio gives each layer its own.
+"""
+
+import keras
+from keras import ops
+
+from keras_smoothout import backend, keras_internals
+from keras_smoothout.checks import check_names, check_number, check_rate, check_switch
+from keras_smoothout.method import included
+from keras_smoothout.weights import norm
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class LARS(keras.optimizers.SGD):
+    """Layer-wise adaptive rate scaling.
+
+        ratio = trust_coefficient * ||w|| / (||g|| + decay * ||w||)    for each weight w
+        v = momentum * v + learning_rate * ratio * (g + decay * w)
+        w = w - v
+
+    Where `||w||` or `||g||` is 0 the ratio is 1. Works in any Keras model, and inside any method.
+
+    Args:
+        learning_rate: A float, a `LearningRateSchedule` or a callable. Defaults to `1.0`.
+        momentum: Float in [0, 1]. Defaults to `0.9`.
+        nesterov: Whether to use Nesterov's momentum. Defaults to `False`.
+        trust_coefficient: Length of a step over the norm of the weights, before learning rate and
+            momentum; the paper's eta. Defaults to `0.001`.
+        decay: Weight decay in the gradient, inside the ratio (Keras' `weight_decay` acts outside of
+            it). Leave L2 regularizers out of the model then. Defaults to `0.0`.
+        exclude: Names of variables or layers to step as plain SGD does, without ratio and `decay`;
+            compared with the parts of each variable's path. Defaults to
+            `("bias", "gamma", "beta")`.
+        **kwargs: As for `keras.optimizers.SGD`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Reduces to: `keras.optimizers.SGD` for what is in `exclude`.
+    Cost: 1 gradient a step and one copy of the weights that is kept, as SGD with momentum.
+    Differs from the paper: biases and norms are excluded, as in all later work.
+
+    Example:
+        >>> import keras, keras_smoothout as ks, numpy as np
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile(ks.LARS(0.1, trust_coefficient=0.1), "mse")
+        >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+        >>> history = model.fit(x, x @ [[1.0], [2.0]], epochs=100, verbose=0)
+        >>> history.history["loss"][-1] < 0.1
+        True
+
+    Reference: You et al., *Large Batch Training of Convolutional Networks*, 2017, arXiv:1708.03888,
+        Eq. (6), Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1.0,
+        momentum=0.9,
+        nesterov=False,
+        trust_coefficient=0.001,
+        decay=0.0,
+        exclude=("bias", "gamma", "beta"),
+        **kwargs,
+    ):
+        check_rate("learning_rate", learning_rate)
+        check_number("momentum", momentum, most=1)
+        check_switch("nesterov", nesterov)
+        check_number("trust_coefficient", trust_coefficient)
+        check_number("decay", decay)
+        check_names("exclude", exclude)
+        super().__init__(learning_rate, float(momentum), nesterov, **kwargs)
+        self.trust_coefficient = trust_coefficient
+        self.decay = decay
+        self.exclude = tuple(exclude)
+
+    def build(self, variables):
+        super().build(variables)
+        self._adapted = included(variables, self.exclude)
+
+    def update_step(self, gradient, variable, learning_rate):
+        if keras_internals.index(self, variable) in self._adapted:
+            w = ops.convert_to_tensor(variable)
+            g = ops.cast(backend.dense(gradient), w.dtype)
+            w_norm, g_norm = norm([w]), norm([g])
+            ratio = self.trust_coefficient * w_norm / (g_norm + self.decay * w_norm)
+            ratio = ops.where(ops.logical_and(w_norm > 0, g_norm > 0), ratio, 1.0)
+            gradient = ops.cast(ratio, w.dtype) * (g + self.decay * w)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        own = ("trust_coefficient", "decay", "exclude")
+        return super().get_config() | {name: getattr(self, name) for name in own}

@@ -1,0 +1,18 @@
+"""How a step reads and writes its variables, which Keras leaves to its backends."""
+
+import keras
+
+if keras.backend.backend() == "tensorflow":
+    from keras_smoothout.train_step import tensorflow as _step
+    from keras_smoothout.train_step.repairs import TensorFlowRepairs as Repairs
+else:
+    from keras_smoothout.train_step import jax as _step
+    from keras_smoothout.train_step.repairs import JaxRepairs as Repairs
+
+__all__ = ["Repairs", "at_evaluation_weights", "build", "predict", "test", "train"]
+
+at_evaluation_weights = _step.at_evaluation_weights
+build = _step.build
+predict = _step.predict
+test = _step.test
+train = _step.train

@@ -1,0 +1,68 @@
+"""JAX: steps as functions from the training state to the next one."""
+
+import contextlib
+
+import keras
+from keras import ops
+
+from keras_smoothout import backend
+from keras_smoothout.method import asked, evaluation_weights
+
+
+def build(model, data):
+    """Do nothing: Keras has built all that has variables, before a step is traced."""
+
+
+def train(model, gradients, state, data):
+    """Return the logs of one batch and the state of `model` after it.
+
+    Args:
+        model: A compiled `keras.Model`.
+        gradients: Function from `(weights, state, data)` to gradients and the next state.
+        state: Weights, non-trainable variables, the optimizer's variables and metrics.
+        data: The batch.
+    """
+    weights, non_trainable, optimizer_variables, metrics = state
+    optimizer = model.optimizer
+    with keras.StatelessScope(zip(optimizer.variables, optimizer_variables, strict=True)):
+        grads, new_state = gradients(weights, [*non_trainable, *metrics], data)
+    with asked(optimizer):
+        weights, optimizer_variables = optimizer.stateless_apply(
+            optimizer_variables, grads, weights
+        )
+    non_trainable = new_state[: len(non_trainable)]
+    metrics = new_state[len(non_trainable) :]
+    with keras.StatelessScope(zip(model.metrics_variables, metrics, strict=True)):
+        logs = model.get_metrics_result()
+    return logs, (weights, non_trainable, optimizer_variables, metrics)
+
+
+def test(model, keras_step, state, data):
+    """Run Keras' `test_step`: the weights are in `state`."""
+    return keras_step(state, data)
+
+
+def predict(model, keras_step, state, data):
+    """Run Keras' `predict_step`: the weights are in `state`."""
+    return keras_step(state, data)
+
+
+@contextlib.contextmanager
+def at_evaluation_weights(model):
+    """Have `model` hold the weights that its optimizer wants evaluated, and then its own again.
+
+    `evaluate` and `predict` take their state from the variables and give its memory away, so they
+    are handed copies.
+    """
+    weights = evaluation_weights(model.optimizer) if model.optimizer is not None else None
+    if weights is None:
+        yield
+        return
+    variables = model.trainable_variables
+    restore = backend.snapshot(variables)
+    try:
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(ops.copy(weight))
+        yield
+    finally:
+        restore()

@@ -1,0 +1,64 @@
+"""TensorFlow: steps over live variables, which are read at the start and written at the end."""
+
+import contextlib
+
+import tensorflow as tf
+
+from keras_smoothout import backend, keras_internals
+from keras_smoothout.evaluation import at, state_variables
+from keras_smoothout.method import asked, evaluation_weights
+
+
+def build(model, data):
+    """Build all that has variables, outside of the step; under a strategy, `fit` has done so."""
+    if not keras_internals.under_strategy(model):
+        with tf.init_scope():
+            keras_internals.build_by(model, data)
+
+
+def train(model, gradients, data):
+    """Update `model` by one batch, and return its logs.
+
+    Args:
+        model: A compiled `keras.Model`.
+        gradients: Function from `(weights, state, data)` to gradients and the next state.
+        data: What `train_step` receives.
+    """
+    variables, others = model.trainable_variables, state_variables(model)
+    weights, state = ([backend.read(v) for v in vs] for vs in (variables, others))
+    grads, new_state = gradients(weights, state, data)
+    for variable, old, new in zip(others, state, new_state, strict=True):
+        if new is not old:
+            variable.assign(new)
+    with asked(model.optimizer):
+        model.optimizer.apply(grads, variables)
+    return model.get_metrics_result()
+
+
+def test(model, keras_step, data):
+    """Run Keras' `test_step` at the weights that the optimizer wants evaluated."""
+    return _elsewhere(model, keras_step, data)
+
+
+def predict(model, keras_step, data):
+    """Run Keras' `predict_step` at the weights that the optimizer wants evaluated."""
+    return _elsewhere(model, keras_step, data)
+
+
+def _elsewhere(model, keras_step, data):
+    weights = evaluation_weights(model.optimizer)
+    if weights is None:
+        return keras_step(data)
+    others = [*state_variables(model), *keras_internals.loss_tracker(model).variables]
+    state = [backend.read(v) for v in state_variables(model)]
+    with at(model, [backend.read(w) for w in weights], state) as scope:
+        result = keras_step(data)
+    for variable in others:
+        if id(variable) in scope.state_mapping:
+            variable.assign(scope.get_current_value(variable))
+    return result
+
+
+def at_evaluation_weights(model):
+    """Change nothing: `test` and `predict` look at these weights by themselves."""
+    return contextlib.nullcontext()

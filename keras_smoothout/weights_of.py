@@ -1,0 +1,58 @@
+"""The weights that an optimizer wants evaluated, as the model's own for a while: `weights_of`."""
+
+import contextlib
+
+from keras import ops
+
+from keras_smoothout import backend
+from keras_smoothout.method import evaluation_weights
+from keras_smoothout.moving_statistics import batch_norms, statistics
+from keras_smoothout.recalibrate import recalibrate
+
+
+@contextlib.contextmanager
+def weights_of(model, data=None, batch_size=500):
+    """Have `model` hold the weights that its optimizer wants evaluated, inside a `with` block.
+
+    Averages, slow weights and their like stand beside the weights in training. `evaluate`,
+    `predict` and validation look at them by themselves; saving, exporting and the landscape look at
+    the model's weights. After the block, weights and moving statistics are as before, to the bit.
+
+    Args:
+        model: A built `keras.Model`. Without weights of that kind it keeps its own.
+        data: Inputs to re-estimate BatchNormalization's moving statistics on, which describe the
+            weights in training; as for `keras_smoothout.recalibrate`. Defaults to `None`: the
+            statistics stay.
+        batch_size: Number of examples in a batch, if `data` is arrays. Defaults to `500`.
+
+    Yields:
+        `model`.
+
+    Raises:
+        ValueError: As `recalibrate`, if `data` is not `None`.
+
+    Example:
+        >>> import keras, keras_smoothout as ks, numpy as np
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> model.set_weights([np.array([[0.0]])])
+        >>> model.compile(ks.Lookahead(keras.optimizers.SGD(0.5), sync_period=2), "mse")
+        >>> loss = model.train_on_batch(np.array([[1.0]]), np.array([[1.0]]))
+        >>> with ks.weights_of(model):
+        ...     float(model.get_weights()[0][0, 0])  # The slow weight, before it moves.
+        0.0
+        >>> float(model.get_weights()[0][0, 0])
+        1.0
+    """
+    optimizer = getattr(model, "optimizer", None)
+    weights = evaluation_weights(optimizer) if optimizer is not None else None
+    variables = [*model.trainable_variables, *statistics(batch_norms(model))]
+    restore = backend.snapshot(variables)
+    try:
+        if weights is not None:
+            for variable, weight in zip(model.trainable_variables, weights, strict=True):
+                variable.assign(ops.copy(weight))
+        if data is not None:
+            recalibrate(model, data, batch_size)
+        yield model
+    finally:
+        restore()
