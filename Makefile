@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-compile -e
-JAX_TESTS := $(filter-out $(patsubst %,tests/test_%.py,data faults landscape_command landscape_connectivity landscape_plots landscape_similarity landscape_surface models readme recipes records strategies train),$(wildcard tests/test_*.py))
+JAX_TESTS := tests
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .PHONY: train test test-jax check format lint clean

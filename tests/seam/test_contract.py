@@ -1,0 +1,462 @@
+"""What every optimizer of the table in `contract` keeps to, whatever it does to the gradients."""
+
+import functools
+import json
+import re
+import types
+
+import keras
+import numpy as np
+import pytest
+from support.contract import BASES, METHODS, contract_net
+from support.nets import LOSS, assert_equal, on_batch, sgd, two_replicas, values
+
+import keras_smoothout as ks
+
+STEPS = 3  # Per epoch.
+BATCH = 16
+
+
+def examples(count=STEPS * BATCH):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(count, 6)).astype("float32"), rng.integers(0, 3, count)
+
+
+def optimizer_of(method, inner=None, strength=1.0):
+    """The optimizer of a row; a base optimizer takes the place of `inner`."""
+    inner = sgd() if inner is None else inner
+    if method in METHODS:
+        return METHODS[method](inner, strength)
+    accumulate = inner.gradient_accumulation_steps
+    return BASES[method](
+        inner.get_config()["learning_rate"], gradient_accumulation_steps=accumulate
+    )
+
+
+def compiled(method, inner=None, strength=1.0, seed=0, dropout=0.3, **kwargs):
+    model = contract_net(seed, dropout)
+    optimizer = optimizer_of(method, inner, strength)
+    model.compile(optimizer, LOSS, metrics=["accuracy"], **kwargs)
+    return model
+
+
+def fit(model, epochs=1, initial_epoch=0, **kwargs):
+    x, y = examples()
+    return model.fit(
+        x,
+        y,
+        BATCH,
+        initial_epoch + epochs,
+        initial_epoch=initial_epoch,
+        shuffle=False,
+        verbose=0,
+        **kwargs,
+    )
+
+
+def arrays(variables):
+    return [keras.ops.convert_to_numpy(v) for v in variables]
+
+
+def assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def close(a, b, tolerance):
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance, err_msg=f"array {i}")
+
+
+def same(a, b):
+    """Equal to the bit; on JAX as far as XLA, which fuses every program in its own way, can."""
+    if keras.backend.backend() == "jax":
+        close(a, b, 1e-6)
+    else:
+        assert_equal(a, b)
+
+
+def restore_dropout(model, saved):
+    """Put back the state of the dropout layers, which Keras does not save."""
+    for variable, value in zip(model.variables, saved, strict=False):
+        if "seed_generator" in variable.path:
+            variable.assign(value)
+
+
+@functools.cache
+def _run(method, folder):
+    run = types.SimpleNamespace(
+        method=method, model=folder / "model.keras", weights=folder / ".weights.h5", traces=[]
+    )
+    traces = []
+    model = compiled(method)
+    run.start = values(model)
+    train_step = model.train_step
+
+    def traced(*args):
+        traces.append(1)
+        return train_step(*args)
+
+    model.train_step = traced
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: run.traces.append(len(traces))
+    )
+    fit(model, callbacks=[count])
+    run.half = values(model)
+    del model.train_step
+    model.save(run.model)
+    model.save_weights(run.weights)
+    fit(model, 1, 1)
+    run.end = values(model)
+    return run
+
+
+@pytest.fixture(params=[*METHODS, *BASES], scope="module")
+def method(request):
+    """Each optimizer in turn: all tests of one, then all of the next."""
+    return request.param
+
+
+@pytest.fixture(params=METHODS, scope="module")
+def wrapper(request):
+    """Each optimizer around another in turn."""
+    return request.param
+
+
+@pytest.fixture
+def run(method, tmp_path_factory):
+    """A run of two epochs that was never interrupted, and what it saved after the first."""
+    folder = tmp_path_factory.getbasetemp() / f"contract_{method}"
+    folder.mkdir(exist_ok=True)
+    return _run(method, folder)
+
+
+def test_config_round_trip(method):
+    optimizer = optimizer_of(method)
+    config = json.dumps(keras.optimizers.serialize(optimizer))
+    again = keras.optimizers.deserialize(json.loads(config))
+    assert type(again) is type(optimizer)
+    assert json.dumps(keras.optimizers.serialize(again)) == config
+
+
+def test_config_round_trip_with_the_inner_optimizer(wrapper):
+    inner = keras.optimizers.AdamW(
+        keras.optimizers.schedules.CosineDecay(0.1, 100), weight_decay=0.01, clipnorm=1.0
+    )
+    optimizer = METHODS[wrapper](inner)
+    config = json.dumps(keras.optimizers.serialize(optimizer))
+    again = keras.optimizers.deserialize(json.loads(config))
+    assert json.dumps(keras.optimizers.serialize(again)) == config
+    while not isinstance(optimizer, keras.optimizers.AdamW):
+        assert type(again) is type(optimizer)
+        assert isinstance(again, ks.Method)
+        optimizer, again = optimizer.inner, again.inner
+    assert again.get_config() == inner.get_config()
+
+
+def test_training_changes_every_variable(run):
+    # Or the equalities below would hold of a run that does nothing.
+    for i, variable in enumerate(contract_net().variables):
+        assert np.any(run.start[i] != run.half[i]), variable.path
+        assert np.any(run.half[i] != run.end[i]), variable.path
+
+
+def test_no_retrace(run):
+    assert run.traces[0] > 0
+    assert run.traces == STEPS * run.traces[:1]
+
+
+def test_a_run_repeats_and_validation_does_not_disturb_it(run):
+    model = compiled(run.method)
+    fit(model, 2, validation_data=examples(8))
+    assert_equal(values(model), run.end)
+
+
+def test_save_then_resume(run):
+    model = keras.saving.load_model(run.model)
+    restore_dropout(model, run.half)
+    assert_equal(values(model), run.half)
+    model.predict(examples(8)[0], verbose=0)
+    fit(model, 1, 1)
+    assert_equal(values(model), run.end)
+
+
+def test_load_weights(run):
+    # All the state there is, so training goes on as in the test before.
+    model = compiled(run.method, seed=1)
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(run.weights)
+    restore_dropout(model, run.half)
+    assert_equal(values(model), run.half)
+
+
+class Recorder(keras.optimizers.SGD):
+    """SGD that keeps the gradients it is given."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.given = self.add_optimizer_variables(variables, "given")
+
+    def apply(self, grads, trainable_variables=None):
+        for variable, grad in zip(self.given, grads, strict=True):
+            variable.assign(grad)
+        super().apply(grads, trainable_variables)
+
+
+RATE = 0.5
+
+
+def recorded(method, steps=1, accumulate=None, start=None, **kwargs):
+    """Weights before and after each step, and what the inner optimizer was given, if there is one.
+
+    Without accumulation every step starts from the same weights. There is no dropout, whose random
+    numbers depend on the dtype and, on TensorFlow, on XLA.
+    """
+    inner = Recorder(RATE, gradient_accumulation_steps=accumulate)
+    model = compiled(method, inner, dropout=0.0, **kwargs)
+    variables = model.trainable_variables
+    start = start or arrays(variables)
+    assign(variables, start)
+    record = types.SimpleNamespace(start=start, moved=[], given=[], dtypes=set())
+    for _ in range(steps):
+        model.train_on_batch(*examples(BATCH))
+        record.moved.append(arrays(variables))
+        record.given.append(arrays(getattr(inner, "given", record.start)))
+        if accumulate is None:
+            assign(variables, start)
+    shapes = {v.shape for v in variables}
+    record.dtypes = {v.dtype for v in model.optimizer.variables if v.shape in shapes}
+    return record
+
+
+@functools.cache
+def two_steps(method):
+    return recorded(method, 2)
+
+
+def flat(arrays):
+    return np.concatenate([a.ravel() for a in arrays])
+
+
+def updated(weights, grads):
+    return [w - RATE * g for w, g in zip(weights, grads, strict=True)]
+
+
+def test_weights_move_by_the_inner_update_and_nothing_else(wrapper):
+    run = two_steps(wrapper)
+    close(run.moved[0], updated(run.start, run.given[0]), 1e-6)
+
+
+def test_gradient_accumulation(wrapper):
+    # Gradients of micro-steps are those of steps, with noise of their own each, and are averaged.
+    run, steps = recorded(wrapper, 2, accumulate=2), two_steps(wrapper)
+    close(run.given[0], steps.given[0], 1e-6)
+    close(run.given[1], steps.given[1], 1e-6)
+    assert_equal(run.moved[0], run.start)
+    mean = [(a + b) / 2 for a, b in zip(*run.given, strict=True)]
+    close(run.moved[1], updated(run.start, mean), 1e-6)
+
+
+@pytest.mark.tensorflow  # On JAX, a step by single operations takes half a minute.
+def test_eager_equals_graph(method):
+    run, graph = recorded(method, 2, run_eagerly=True), two_steps(method)
+    assert_equal(run.given[0] + run.given[1], graph.given[0] + graph.given[1])
+    assert_equal(run.moved[0] + run.moved[1], graph.moved[0] + graph.moved[1])
+
+
+@pytest.mark.tensorflow  # JAX has no other way.
+def test_xla_equals_graph(method):
+    run, graph = recorded(method, jit_compile=True), two_steps(method)
+    close(run.given[0], graph.given[0], 1e-5)
+    close(run.moved[0], graph.moved[0], 1e-5)
+
+
+def lowered(model, x, y):
+    """JAX: the train step as XLA gets it."""
+    import jax
+
+    state = model._get_jax_state(
+        trainable_variables=True,
+        non_trainable_variables=True,
+        optimizer_variables=True,
+        metrics_variables=True,
+    )
+    return jax.jit(model.train_step).lower(state, (x, y))
+
+
+def program_of(model, x, y):
+    """The text of the train step as XLA gets it."""
+    if keras.backend.backend() == "jax":
+        return lowered(model, x, y).as_text()
+    import tensorflow as tf
+
+    step = tf.function(model.train_step, jit_compile=True)
+    batch = tf.constant(x), tf.constant(y)
+    return step.experimental_get_compiler_ir(batch)(stage="hlo")
+
+
+def test_the_step_has_static_shapes_and_no_host_in_it(method):
+    # What a TPU asks for.
+    model = compiled(method, ghost_batch_size=6)  # With a smaller last one.
+    x, y = examples(BATCH)
+    model.train_on_batch(x, y)
+    program = program_of(model, x, y)
+    assert "f32[6,6]" in program or "tensor<6x6xf32>" in program
+    dynamic = r"<=|\?"
+    host = r"\b(custom[-_]call|infeed|outfeed|send|recv|\w*callback)\b"
+    assert not re.search(f"{dynamic}|{host}", program)
+
+
+def summed(optimizer):
+    """Shapes of all that eight devices sum up in a step; the batch is cut among them."""
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    cut = NamedSharding(Mesh(jax.devices(), "batch"), PartitionSpec("batch"))
+    x, y = (jax.device_put(array, cut) for array in examples(16))
+    with keras.distribution.DataParallel().scope():
+        model = contract_net()
+        model.compile(optimizer, LOSS)
+        model.optimizer.build(model.trainable_variables)
+        program = lowered(model, x, y).compile().as_text()
+    return sorted(re.findall(r"= (.*) all-reduce(?:-start)?\(", program))
+
+
+@pytest.mark.jax
+def test_smoothout_sends_what_sgd_sends_and_sam_one_gradient_more():
+    plain = summed(sgd())
+    assert len(plain) >= 3
+    assert summed(METHODS["lookahead_smoothout"](sgd())) == plain
+    assert summed(METHODS["ada_smoothout"](sgd())) == plain
+    assert len(summed(METHODS["sam"](sgd()))) == 2 * len(plain)
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize("ghost_batch_size", [None, 6])
+def test_eight_devices(method, ghost_batch_size):
+    def trained():
+        model = compiled(method, dropout=0.0, ghost_batch_size=ghost_batch_size)
+        logs = fit(model, 2, validation_data=examples(BATCH)).history
+        return model, logs, model.predict(examples(BATCH)[0], verbose=0)
+
+    one, one_logs, one_outputs = trained()
+    with keras.distribution.DataParallel().scope():
+        many, many_logs, many_outputs = trained()
+        assert all(len(v.value.sharding.device_set) == 8 for v in many.variables)
+        assert all(v.value.is_fully_replicated for v in many.variables)
+    close(arrays(one.variables), arrays(many.variables), 1e-5)
+    for name in one_logs:
+        assert many_logs[name] == pytest.approx(one_logs[name], rel=1e-5)
+    np.testing.assert_allclose(one_outputs, many_outputs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "tolerance"),
+    [pytest.param("float64", 1e-5, marks=pytest.mark.tensorflow), ("mixed_bfloat16", 0.05)],
+)
+def test_precision(method, policy, tolerance):
+    # What is kept beside the weights has their dtype, and gradients differ by rounding.
+    float32 = two_steps(method)
+    expected = flat(float32.given[0]) - flat(float32.moved[0])
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_floatx(keras.config.dtype_policy().variable_dtype)
+    # TensorFlow: eagerly, which takes a quarter of the time.
+    eagerly = keras.backend.backend() == "tensorflow"
+    run = recorded(method, start=float32.start, run_eagerly=eagerly)
+    assert run.dtypes == {keras.config.floatx()}
+    error = np.linalg.norm(flat(run.given[0]) - flat(run.moved[0]) - expected)
+    assert 0 < error < tolerance * np.linalg.norm(expected)
+
+
+def test_loss_scaling(method):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = compiled(method)
+    x, y = examples(BATCH)
+    beta = model.layers[2].beta
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+    def step(weight):
+        """Change of beta, change of all weights and state, factor on the loss scale."""
+        state = [*model.trainable_variables, *model.optimizer.inner_optimizer.variables]
+        before, old_beta, scale = arrays(state), arrays([beta])[0], loss_scale()
+        loss = on_batch(model, x, y, np.full(BATCH, weight, "float32"))["loss"]
+        assert loss < 2 * weight + 1
+        changed = [np.any(a != b) for a, b in zip(before, arrays(state), strict=True)]
+        return arrays([beta])[0] - old_beta, any(changed), loss_scale() / scale
+
+    def loss_scale():
+        return float(model.optimizer.dynamic_scale)
+
+    model.optimizer.build(model.trainable_variables)
+    # The gradient that reaches beta, around 1e-8, is 0 in float16 unless every pass is scaled.
+    change, _, factor = step(1e-6)
+    assert np.all(change != 0)
+    assert factor == 1
+    # Scaled, this one is infinite in float16: nothing moves but the scale.
+    _, changed, factor = step(1e6)
+    assert not changed
+    assert factor == 0.5
+    change, _, factor = step(1.0)
+    assert np.all(np.isfinite(change))
+    assert np.all(change != 0)
+    assert factor == 1
+
+
+WEIGHTS = np.linspace(0.0, 2.0, STEPS * BATCH, dtype="float32")
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_gradient_of_an_embedding(base):
+    # TensorFlow hands its rows to the optimizer of a plain model, and a whole gradient to ours.
+    words, y = np.array([[1, 2], [2, 2], [4, 1]]), np.array([[0.0], [1.0], [2.0]])
+    weights = []
+    for inside in (False, True):
+        keras.utils.set_random_seed(0)
+        net = [keras.layers.Embedding(6, 3), keras.layers.Flatten(), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((2,)), *net])
+        optimizer = optimizer_of(base)
+        model = ks.wrap(model) if inside else model
+        model.compile(ks.SmoothOut(optimizer, radius=0.0) if inside else optimizer, "mse")
+        model.optimizer.build(model.trainable_variables)
+        for _ in range(3):
+            model.train_on_batch(words, y)
+        weights.append(model.get_weights())
+    close(*weights, 1e-5)
+
+
+@functools.cache
+def plain(weighted):
+    """What Keras itself makes of the examples, weighted or not."""
+    model = contract_net()
+    model.compile(sgd(), LOSS, metrics=["accuracy"])
+    history = fit(model, sample_weight=WEIGHTS if weighted else None).history
+    return arrays(model.variables), history
+
+
+def test_sample_weight(wrapper):
+    model = compiled(wrapper, strength=0.0)
+    history = fit(model, sample_weight=WEIGHTS).history
+    weighted, plain_history = plain(True)
+    same(arrays(model.variables), weighted)
+    assert history["loss"] == pytest.approx(plain_history["loss"])
+    assert history["accuracy"] == plain_history["accuracy"]
+    unweighted, _ = plain(False)
+    assert all(np.any(a != b) for a, b in zip(weighted[:2], unweighted[:2], strict=True))
+
+
+@pytest.mark.tensorflow
+def test_two_replicas(method):
+    with two_replicas().scope():
+        model = compiled(method, strength=0.01, dropout=0.0)
+    x, y = (a[:BATCH] for a in examples())
+    start = model.get_weights()
+    expected = []
+    for half in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
+        loss = LOSS(y[half], model(x[half], training=True))
+        expected.append(float(loss) + float(model.losses[0]))
+    model.set_weights(start)
+    logged = fit(model, STEPS, steps_per_epoch=1).history["loss"]
+    assert logged[0] == pytest.approx(np.mean(expected), rel=1e-3)
+    for variable in [*model.trainable_variables, *model.optimizer.variables]:
+        first, second = arrays(variable.value.values)
+        np.testing.assert_array_equal(first, second, err_msg=variable.path)

@@ -1,0 +1,465 @@
+"""Wrong uses raise an error that names the argument, what was received, and what to do instead."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras.optimizers import SGD, LossScaleOptimizer
+from support.nets import LOSS, assert_equal
+
+import keras_smoothout as ks
+from keras_smoothout import scaling, schedules
+from keras_smoothout.checks import check_fit
+
+NUMBER = "must be a finite number >= 0 or a `keras.optimizers.schedules.LearningRateSchedule`"
+PLAIN = "must be a finite number >= 0. Received: "
+NOT_NUMBERS = (-0.1, math.nan, math.inf, 1e39, 10**400, "0.1", True, None, [0.1])
+NOT_STRENGTHS = (*NOT_NUMBERS, lambda step: 0.1)
+NOT_COUNTS = (0, -1, 1.5, True, "1", np.int64(2), 10**100)
+NOT_SWITCHES = ("no", 0, None)
+NOT_NAMES = ("gamma", 3, None, [1], b"gamma")
+
+
+class OwnTrainStep(keras.Model):
+    """A model with a step of its own."""
+
+    def train_step(self, *args):
+        return {}
+
+
+class OwnLoss(keras.Model):
+    """A model with a loss of its own."""
+
+    def compute_loss(self, *args, **kwargs):
+        return 0.0
+
+
+RECIPE = scaling.Recipe(8, 0.1, 9, (5,))
+
+
+def batches(**options):
+    return ks.WarmUpBatches(
+        **{"x": np.ones((9, 2)), "y": np.ones(9), "batch_sizes": {0: 2}} | options
+    )
+
+
+ARGUMENTS = [
+    *((lambda v=v: ks.SmoothOut(SGD(), radius=v), f"`radius` {NUMBER}.") for v in NOT_STRENGTHS),
+    *((lambda v=v: ks.AdaSmoothOut(SGD(), v), f"`radius` {NUMBER}.") for v in NOT_STRENGTHS[:2]),
+    *((lambda v=v: ks.SAM(SGD(), rho=v), f"`rho` {NUMBER}.") for v in NOT_STRENGTHS),
+    *((lambda v=v: ks.ASAM(SGD(), rho=v), f"`rho` {NUMBER}.") for v in NOT_STRENGTHS[:2]),
+    *((lambda v=v: ks.ASAM(SGD(), eta=v), f"`eta` {PLAIN}") for v in NOT_STRENGTHS),
+    *((lambda v=v: ks.SmoothOut(SGD(), copies=v), "`copies` must be") for v in NOT_COUNTS),
+    *((lambda v=v: ks.SAM(SGD(), interval=v), "`interval` must be") for v in NOT_COUNTS),
+    *((lambda v=v: ks.Lookahead(SGD(), v), "`sync_period` must be") for v in NOT_COUNTS),
+    *(
+        (
+            lambda v=v: ks.Lookahead(SGD(), slow_step_size=v),
+            "`slow_step_size` must be a finite number in [0, 1].",
+        )
+        for v in (-0.1, 1.1, math.nan, "1", None)
+    ),
+    (lambda: ks.SmoothOut(SGD(), radius=-1), "Received: radius=-1"),
+    (lambda: ks.SmoothOut(SGD(), copies=1.5), "an integer >= 1. Received: copies=1.5"),
+    (lambda: ks.SmoothOut(SGD(), copies=3, antithetic=True), "even. Received: copies=3"),
+    (lambda: ks.SmoothOut(SGD(), antithetic=True), "even. Received: copies=1"),
+    (
+        lambda: ks.SmoothOut(SGD(), distribution="gaussian"),
+        "one of ('uniform', 'normal'). Received: distribution='gaussian'",
+    ),
+    (
+        lambda: ks.SmoothOut(SGD(), scale="layer"),
+        "one of ('absolute', 'weight', 'filter'). Received: scale='layer'",
+    ),
+    *(
+        (lambda m=m: m(SGD(), perturbation="global"), "('replica', 'shared'). Received: pertu")
+        for m in (ks.SmoothOut, ks.SAM, ks.ASAM)
+    ),
+    *(
+        (lambda m=m, v=v: m(exclude=v), f"`exclude` must be a list of names. Received: exclude={v}")
+        for m in (lambda **options: ks.SmoothOut(SGD(), **options), ks.LARS, ks.LAMB)
+        for v in NOT_NAMES[1:]
+    ),
+    (
+        lambda: ks.LARS(exclude="bias"),
+        "`exclude` must be a list of names. Received: exclude='bias'",
+    ),
+    *(
+        (lambda n=n, v=v: ks.SmoothOut(SGD(), **{n: v}), f"`{n}` must be True or False. Received")
+        for n in ("antithetic", "denoise")
+        for v in NOT_SWITCHES
+    ),
+    (lambda: ks.LARS(nesterov="no"), "`nesterov` must be True or False. Received: nesterov='no'"),
+    (lambda: ks.LARS(momentum=math.nan), "`momentum` must be a finite number in [0, 1]. Received"),
+    *(
+        (lambda m=m, v=v: m(v), f"`learning_rate` {PLAIN[:-12]}, a `LearningRateSchedule`")
+        for m in (ks.LARS, ks.LAMB, ks.PartiallyAdaptive)
+        for v in NOT_NUMBERS
+    ),
+    (
+        lambda: ks.AdaSmoothOut(SGD(), scale="weight"),
+        "one of ('filter',). Received: scale='weight'",
+    ),
+    (lambda: ks.SAM(SGD(), np.float32(0.1)), "a NumPy number: pass `rho.item()`"),
+    (lambda: ks.SmoothOut(SGD(), scale=np.array(["weight"])), "Received: scale=array"),
+    (lambda: ks.GhostBatchNormalization(momentum=1.5), "`momentum` must be a finite number in [0"),
+    (lambda: ks.GhostBatchNormalization(epsilon=-1e-3), f"`epsilon` {PLAIN}epsilon=-0.001"),
+    *(
+        (lambda v=v: ks.GhostBatchNormalization(v), "`ghost_batch_size` must be an integer >= 1")
+        for v in NOT_COUNTS
+    ),
+    *(
+        (lambda v=v: ks.LARS(trust_coefficient=v), "`trust_coefficient` must")
+        for v in NOT_STRENGTHS
+    ),
+    *((lambda v=v: ks.LARS(decay=v), f"`decay` {PLAIN}") for v in NOT_STRENGTHS),
+    *((lambda v=v: ks.LAMB(decay=v), f"`decay` {PLAIN}") for v in NOT_STRENGTHS),
+    (lambda: ks.LAMB(beta_1=1.5), "`beta_1` must be a finite number in [0, 1]. Received"),
+    (lambda: ks.LAMB(beta_2=-1), "`beta_2` must be a finite number in [0, 1]. Received"),
+    (lambda: ks.LAMB(epsilon="1"), f"`epsilon` {PLAIN}"),
+    (lambda: ks.PartiallyAdaptive(partial=0.6), "`partial` must be a finite number in [0, 0.5]"),
+    (lambda: ks.PartiallyAdaptive(beta_1=2), "`beta_1` must be a finite number in [0, 1]"),
+    *(
+        (lambda v=v: ks.SmoothOut(SGD(), seed=v), f"`seed` must be an integer. Received: seed={v}")
+        for v in (1.5, True, None)
+    ),
+    # What is common to all optimizers is the inner one's.
+    *(
+        (lambda m=m: m(SGD(), clipnorm=1.0), f"{m.__name__}(keras.optimizers.SGD(0.1, clipnorm=1.0")
+        for m in (ks.SmoothOut, ks.AdaSmoothOut, ks.SAM, ks.ASAM, ks.Lookahead)
+    ),
+    (lambda: ks.SAM(SGD(), learning_rate=0.1, use_ema=True), "take ['learning_rate', 'use_ema']"),
+    # The inner optimizer.
+    (lambda: ks.SAM(LossScaleOptimizer(SGD())), "inside `LossScaleOptimizer`, not around it"),
+    (lambda: ks.SAM("sgdd"), "Could not interpret optimizer identifier: sgdd"),
+    (lambda: ks.SAM(3), "Could not interpret optimizer identifier: 3"),
+    (lambda: ks.SAM(SGD), "Could not interpret optimizer identifier: <class"),
+    (lambda: ks.SAM(None), "`inner` must be"),
+    # Schedules.
+    (lambda: schedules.ConstantRadius(-1), f"`radius` {PLAIN}radius=-1"),
+    (lambda: schedules.AnnealedRadius(0.1, decay="1"), f"`decay` {PLAIN}decay='1'"),
+    (lambda: schedules.TanhRadius(0.1, 0), "`total_steps` must be an integer >= 1. Received"),
+    (lambda: schedules.TanhRadius(0.1, 9, math.nan), f"`steepness` {PLAIN}steep"),
+    # Large-batch rules.
+    *(
+        (lambda v=v: scaling.linear_scaling(v, 1), "`batch_size` must be an integer >= 1")
+        for v in NOT_COUNTS
+    ),
+    *(
+        (lambda v=v: scaling.random_matrix_scaling(8, v, 1.0, 1.0), "`base_batch_size` must be an")
+        for v in NOT_COUNTS
+    ),
+    *(
+        (lambda v=v: scaling.random_matrix_scaling(8, 4, 1.0, 1.0, v), "`examples` must be an")
+        for v in NOT_COUNTS
+    ),
+    (
+        lambda: scaling.random_matrix_scaling(8, 4, 0.0, 1.0, examples=8),
+        "`outlier` must be > 0 without noise",
+    ),
+    (
+        lambda: scaling.random_matrix_scaling(8, 4, 1.0, 1.0, adaptive="no"),
+        "`adaptive` must be True or False",
+    ),
+    *(
+        (lambda v=v: scaling.Recipe(8, 0.1, 9, v), "`milestones` must be")
+        for v in (5, "5", None, (5.0,), ("5",))
+    ),
+    (
+        lambda: RECIPE.for_batch_size(64, regime_adaptation="no"),
+        "`regime_adaptation` must be True or False",
+    ),
+    *((lambda v=v: RECIPE.updates(v), "`examples` must be an integer >= 1") for v in NOT_COUNTS),
+    *((lambda v=v: RECIPE.schedule(v), "`examples` must be an integer >= 1") for v in NOT_COUNTS),
+    *((lambda v=v: RECIPE.schedule(64, v), f"`decay` {PLAIN}") for v in NOT_NUMBERS),
+    # Callbacks and data.
+    (lambda: ks.DistanceFromInit(5), "`path` must be a path or None. Received: path=5"),
+    (lambda: batches(x=np.zeros((0, 2)), y=np.zeros(0)), "`x` must be an array of examples"),
+    (lambda: batches(y=[1, 2]), "`y` must be an array of examples. Received: y=[1, 2]"),
+    (lambda: batches(x=np.array(1.0)), "`x` must be an array of examples"),
+    *((lambda v=v: batches(seed=v), "`seed` must be an integer >= 0") for v in NOT_COUNTS[1:]),
+    *((lambda v=v: batches(start=v), "`start` must be an integer >= 0") for v in NOT_COUNTS[1:]),
+    *(
+        (lambda v=v: batches(batch_sizes=v), "`batch_sizes` must be a dictionary that holds")
+        for v in (8, None, "8", [8], {})
+    ),
+    # Models.
+    *(
+        (lambda v=v: small(ks.Model).compile("sgd", ghost_batch_size=v), "`ghost_batch_size` must")
+        for v in NOT_COUNTS
+    ),
+    (lambda: ks.wrap(OwnTrainStep()), "class OwnTrainStep(keras_smoothout.TrainStep, keras.Model)"),
+    (lambda: ks.wrap(OwnLoss()), "Received: a model with its own compute_loss"),
+    (lambda: ks.wrap(layers.Dense(1)), "`wrap` takes a `keras.Model`"),
+]
+
+
+def small(cls, units=2):
+    inputs = keras.Input((3,))
+    x = layers.Dense(units)(inputs)
+    return cls(inputs, layers.Dense(1)(x))
+
+
+def step(model):
+    model.train_on_batch(np.ones((4, 3), "float32"), np.ones((4, 1), "float32"))
+
+
+def weights(model):
+    return [keras.ops.convert_to_numpy(w) for w in [*model.weights, *model.optimizer.variables]]
+
+
+@pytest.mark.parametrize(("use", "message"), ARGUMENTS, ids=[m for _, m in ARGUMENTS])
+def test_wrong_arguments(use, message):
+    with pytest.raises(ValueError) as error:
+        use()
+    assert message in str(error.value)
+
+
+def test_inner_is_required():
+    with pytest.raises(TypeError, match="inner"):
+        ks.SAM()
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        ks.SmoothOut,
+        ks.AdaSmoothOut,
+        ks.SAM,
+        ks.ASAM,
+        lambda inner: ks.Lookahead(ks.SmoothOut(inner)),
+        lambda inner: ks.Lookahead(ks.Lookahead(ks.SAM(inner))),
+    ],
+)
+def test_a_model_that_does_not_ask_for_gradients(method, policy):
+    keras.config.set_dtype_policy(policy)
+    model = small(keras.Model)
+    model.compile(method(SGD(0.1, momentum=0.9)), "mse")
+    model.optimizer.build(model.trainable_variables)
+    before = weights(model)
+    with pytest.raises(RuntimeError) as error:
+        step(model)
+    for cure in ("keras_smoothout.wrap(model)", "keras_smoothout.Model(inputs, outputs)"):
+        assert cure in str(error.value)
+    assert "`keras_smoothout.TrainStep` into your own class" in str(error.value)
+    for a, b in zip(weights(model), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_layers_frozen_after_compile():
+    model = small(ks.Model)
+    model.compile(ks.SmoothOut("sgd"), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.layers[1].trainable = False
+    with pytest.raises(ValueError, match="built with 4 variables, of which the model trains 2 and"):
+        step(model)
+    model.compile(ks.SmoothOut("sgd"), "mse")
+    before = weights(model)
+    step(model)
+    changed = [np.any(a != b) for a, b in zip(weights(model)[:4], before[:4], strict=True)]
+    assert changed == [False, False, True, True]
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_all_layers_frozen():
+    model = small(ks.Model)
+    model.trainable = False
+    model.compile(ks.SmoothOut("sgd"), "mse")
+    before = model.get_weights()
+    step(model)
+    assert_equal(model.get_weights(), before)
+
+
+@pytest.mark.parametrize("units", [2, 3])
+@pytest.mark.parametrize("ghosts", [None, 2])
+def test_an_optimizer_is_for_one_model(units, ghosts):
+    optimizer = SGD(0.1, momentum=0.9) if ghosts else ks.SmoothOut("sgd")
+    first, second = small(ks.Model), small(ks.Model, units)
+    for model in (first, second):
+        model.compile(optimizer, "mse", ghost_batch_size=ghosts)
+    step(first)
+    before = weights(second)
+    with pytest.raises(ValueError, match="An optimizer is for one model.*the model trains 0 and 4"):
+        step(second)
+    assert_equal(weights(second), before)
+    second.compile(ks.SmoothOut("sgd"), "mse")
+    step(second)
+
+
+def test_an_inner_optimizer_is_for_one_model():
+    inner = SGD(0.1)
+    inner.build(small(ks.Model).trainable_variables)
+    model = small(ks.Model)
+    model.compile(ks.SmoothOut(inner), "mse")
+    with pytest.raises(ValueError, match="Unknown variable"):
+        step(model)
+
+
+X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
+Y = np.arange(12) % 3
+
+
+def classifier(*between, cls=ks.Model):
+    """Three classes, with layers between their inputs and logits."""
+    x = inputs = keras.Input((3,))
+    for layer in between:
+        x = layer(x)
+    return cls(inputs, layers.Dense(3)(x))
+
+
+def normed(shape=(3,), **options):
+    inputs = keras.Input(shape)
+    x = layers.BatchNormalization(name="norm", **options)(inputs)
+    return ks.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+
+
+def unbuilt():
+    return keras.Sequential([layers.Dense(3), layers.BatchNormalization()])
+
+
+def fitting(x=X, y=Y, loss=LOSS, fit=(), **compiled):
+    """A use of a model: compile it and fit two batches."""
+
+    def use(model):
+        model.compile(**{"optimizer": ks.SmoothOut("sgd"), "loss": loss} | compiled)
+        model.fit(x, y, **{"batch_size": 6, "verbose": 0, "shuffle": False} | dict(fit))
+
+    return use
+
+
+def on_batch(model):
+    model.compile(ks.SmoothOut("sgd"), LOSS)
+    model.train_on_batch(X[:0], Y[:0])
+
+
+def changed(place, value):
+    return np.where(np.arange(12) == place, value, Y)
+
+
+def wrong_order():
+    class Wrong(keras.Model, ks.TrainStep):
+        pass
+
+
+def watching(**options):
+    return fitting(fit={"callbacks": [ks.DistanceFromInit(**options)]})
+
+
+LABELS = "`y` must hold whole numbers in [0, 2], as there are 3 classes. Received: y in "
+SIZE = "`batch_size` must be an integer >= 1. Received: batch_size="
+ONE = "In a ghost batch of one example, `norm` has one number to normalize in each channel"
+CONVERT = "`convert` replaces BatchNormalization in built functional and sequential models"
+START = "`start` must hold an array for each trainable variable of the model, which must be built"
+USES = [  # The model, its use, the error, and words of it.
+    (classifier, fitting(y=changed(11, 3)), ValueError, LABELS + "[0, 3], of dtype int64"),
+    (classifier, fitting(y=changed(11, -1)), ValueError, LABELS + "[-1, 2]"),
+    (classifier, fitting(y=changed(11, 1.5)), ValueError, LABELS + "[0.0, 2.0], of dtype float64"),
+    (classifier, fitting(y=changed(11, np.nan)), ValueError, LABELS + "[nan, nan]"),
+    (classifier, fitting(y=changed(11, 3)[:, None]), ValueError, LABELS),
+    (classifier, fitting(y=Y + 1, loss="sparse_categorical_crossentropy"), ValueError, LABELS),
+    (classifier, fitting(y=Y + 1, optimizer="sgd"), ValueError, LABELS),
+    (classifier, fitting(y=np.eye(3)[Y]), ValueError, "target.shape=(6, 3), output.shape=(6, 3)"),
+    (classifier, fitting(X[:0], Y[:0]), ValueError, "`x` is empty. Received: x of shape (0, 3)"),
+    (classifier, fitting(y=Y[:0]), ValueError, "`y` is empty. Received: y of shape (0,)"),
+    (classifier, on_batch, ValueError, "A batch must hold examples. Received: an empty batch"),
+    (classifier, fitting(y=Y[:5]), ValueError, "same number of samples"),
+    *(
+        (classifier, fitting(fit={"batch_size": size}), ValueError, f"{SIZE}{size}")
+        for size in (0, -6, 6.0)
+    ),
+    (classifier, fitting(X[:, :2]), ValueError, "expected shape=(None, 3), found shape=(6, 2)"),
+    (classifier, fitting(loss=None), ValueError, "There is no loss: pass `loss` to `compile`"),
+    (classifier, fitting(optimizer="smoothout"), ValueError, "optimizer identifier: smoothout"),
+    (classifier, fitting(optimizer=ks.SmoothOut), ValueError, "optimizer identifier: <class"),
+    (normed, fitting(ghost_batch_size=1), ValueError, ONE),
+    (normed, fitting(ghost_batch_size=1, optimizer="sgd"), ValueError, ONE),
+    (
+        lambda: normed((1, 1, 3)),
+        fitting(X[:, None, None], ghost_batch_size=1),
+        ValueError,
+        ONE,
+    ),
+    (
+        classifier,
+        lambda model: classifier(ks.GhostBatchNormalization(1, name="norm")),
+        ValueError,
+        ONE,
+    ),
+    (normed, lambda model: ks.recalibrate(None, X), ValueError, "`model` must be a built"),
+    (normed, lambda model: ks.recalibrate(unbuilt(), X), ValueError, "`model` must be a built"),
+    (normed, lambda model: ks.recalibrate(model, X, 0), ValueError, SIZE),
+    (normed, lambda model: ks.recalibrate(model, X, "2"), ValueError, SIZE + "'2'"),
+    (normed, lambda model: ks.recalibrate(model, X[:0]), ValueError, "`data` must hold examples"),
+    (normed, lambda model: ks.recalibrate(model, None), ValueError, "`data` must be an array or"),
+    (normed, lambda model: ks.recalibrate(model, np.inf * X), ValueError, "`data` must be finite"),
+    (normed, lambda model: ks.recalibrate(model, X[:, :2]), ValueError, "found shape=(12, 2)"),
+    (normed, lambda model: ks.convert(model, 0), ValueError, "`ghost_batch_size` must be"),
+    (normed, lambda model: ks.convert(None, 2), ValueError, CONVERT),
+    (normed, lambda model: ks.convert(unbuilt(), 2), ValueError, CONVERT),
+    (normed, lambda model: ks.convert(ks.wrap(unbuilt()), 2), ValueError, CONVERT),
+    (classifier, lambda model: ks.convert(model, 2), ValueError, CONVERT),
+    (classifier, lambda model: wrong_order(), TypeError, "Wrong(keras_smoothout.TrainStep, keras"),
+    (classifier, watching(start=[X]), ValueError, f"{START}. Received: start of shapes [(12, 3)]"),
+    (
+        classifier,
+        watching(start=[1.0, 2.0]),
+        ValueError,
+        f"{START}. Received: start of shapes [(),",
+    ),
+    (classifier, watching(path="/no/such/folder/file"), OSError, "/no/such/folder/file"),
+    (classifier, watching(path=__file__), ValueError, "`path` must be a new file, or one of"),
+]
+
+
+@pytest.mark.parametrize(("build", "use", "error", "message"), USES, ids=[m for *_, m in USES])
+def test_wrong_uses_leave_the_model_as_it_was(build, use, error, message):
+    model = build()
+    before = model.get_weights()
+    with pytest.raises(error) as raised:
+        use(model)
+    assert message in str(raised.value)
+    assert_equal(model.get_weights(), before)
+
+
+@pytest.mark.tensorflow  # On JAX, `fit` builds the model before.
+def test_there_is_no_distance_from_no_weights():
+    model = ks.wrap(keras.Sequential([layers.Dense(3)]))
+    with pytest.raises(ValueError) as raised:
+        watching()(model)
+    assert START in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss", "weighted"),
+    [
+        (Y, LOSS, False),
+        (Y.astype("float32")[:, None], "sparse_categorical_crossentropy", False),
+        (Y + 1, keras.losses.SparseCategoricalCrossentropy(ignore_class=3), False),
+        (Y - 1, LOSS, True),
+        (Y - 1.5, "mse", False),
+        (list(Y + 1), LOSS, False),
+        ({"a": Y + 1}, [LOSS], False),
+    ],
+)
+def test_labels_that_are_right_or_not_looked_into(labels, loss, weighted):
+    model = classifier()
+    model.compile("sgd", loss)
+    check_fit(model, X, labels, np.int64(4), weighted)
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [
+        (lambda: classifier(), X),
+        (lambda: normed((2, 2, 3)), np.repeat(X, 4, 0).reshape(12, 2, 2, 3)),
+        (lambda: normed(trainable=False), X),
+    ],
+    ids=["without", "images", "frozen"],
+)
+def test_ghost_batches_of_one_are_for_what_has_a_variance(model, x):
+    model = model()
+    fitting(x, ghost_batch_size=1)(model)
+    assert all(np.all(np.isfinite(w)) for w in model.get_weights())

@@ -1,0 +1,65 @@
+"""One of the workers of test_multi_worker: `TF_CONFIG=... python worker.py FILE`.
+
+It trains every row of the contract tables, and writes to FILE what it found, and how a plain
+`keras.Model` fails.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from support.contract import BASES, METHODS, contract_net
+from support.nets import LOSS, sgd
+
+EXAMPLES, BATCH = 48, 16
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def examples():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(EXAMPLES, 6)).astype("float32")
+    return x, (x[:, 0] > 0).astype(int) + (x[:, 1] > 0)
+
+
+def data():
+    return tf.data.Dataset.from_tensor_slices(examples()).batch(BATCH)
+
+
+def optimizer(name):
+    return METHODS[name](sgd()) if name in METHODS else BASES[name](0.05)
+
+
+def run(name):
+    with strategy.scope():
+        model = contract_net(dropout=0.0)
+        model.compile(optimizer(name), LOSS, metrics=["accuracy"])
+    history = model.fit(data(), epochs=2, validation_data=data(), verbose=0).history
+    evaluated = model.evaluate(data(), verbose=0, return_dict=True)
+    predicted = model.predict(data(), verbose=0)
+    return {
+        "weights": [keras.ops.convert_to_numpy(v).tolist() for v in model.trainable_variables],
+        "history": {key: list(map(float, value)) for key, value in history.items()},
+        "evaluated": {key: float(value) for key, value in evaluated.items()},
+        "predictions": len(predicted),
+    }
+
+
+def plain_keras():
+    """The error of a `keras.Model`, or `None`."""
+    with strategy.scope():
+        inputs = keras.Input((6,))
+        model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+        model.compile(sgd(), LOSS)
+    try:
+        model.fit(data(), verbose=0)
+    except Exception as error:
+        return type(error).__name__
+    return None
+
+
+found = {name: run(name) for name in [*METHODS, *BASES]}
+Path(sys.argv[1]).write_text(json.dumps(found | {"plain keras": plain_keras()}))

@@ -1,0 +1,424 @@
+"""train.py, mostly in this process: what a run leaves behind, resuming, and wrong flags."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import train
+from training import batches, courses, data, methods, options, plots, records
+
+ROOT = Path(__file__).parents[2]
+ARTIFACTS = {"flags.txt", "metrics.csv", "model.keras", "summary.json", "curves.png"}
+TINY = ("--train_examples=60", "--batch_size=40", "--verbose=0")
+# The TensorBoard callback converts a Keras variable to NumPy in the way of NumPy 1.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def run(workdir, *args):
+    train.main(options.parse(["train.py", f"--workdir={workdir}", *args]))
+
+
+def metrics(workdir):
+    """The rows of metrics.csv but for the times."""
+    with open(workdir / "metrics.csv", newline="") as file:
+        return [row | {"seconds": None} for row in csv.DictReader(file)]
+
+
+def same_state(a, b):
+    """Whether the last checkpoints of two runs are equal to the last bit."""
+    a, b = (np.load(records.checkpoints(workdir)[-1]) for workdir in (a, b))
+    return a.files == b.files and all(np.array_equal(a[name], b[name]) for name in a.files)
+
+
+def ending(argv):
+    """The words with which train.py ends because of its flags."""
+    with pytest.raises(SystemExit) as exit:
+        train.main(options.parse(["train.py", *argv]))
+    return str(exit.value)
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures(monkeypatch):
+    """Draw comparisons only: a picture takes as long as a short training."""
+    draw = plots.curves
+
+    def curves(histories, path, title):
+        return draw(histories, path, title) if "comparison" in path.name else path.touch()
+
+    monkeypatch.setattr(plots, "curves", curves)
+
+
+def test_every_method_trains_and_is_compared(tmp_path, capsys):
+    names = [*methods.METHODS, "sgd", "lookahead+smoothout+adamw"]
+    run(tmp_path, *TINY, f"--compare={','.join(names)}", "--epochs=1", "--learning_rate=0.01")
+    _, _, table, picture = capsys.readouterr().out.rstrip().rsplit("\n\n", 3)
+    heading, *lines = table.split("\n")
+    assert heading.split("  ")[0] == "method" and "test acc" in heading
+    assert [line.split()[0] for line in lines] == names
+    assert len({len(line) for line in [heading, *lines]}) == 1
+    assert picture == f"Picture: {tmp_path / 'comparison.png'}"
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    for name, line in zip(names, lines, strict=True):
+        left = {path.name for path in (tmp_path / name).iterdir()}
+        assert left == ARTIFACTS - {"flags.txt"} | {"tensorboard", "epoch-000001.npz"}
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        assert line.split()[3] == f"{summary['test_accuracy']:.4f}"
+
+
+def test_the_summary_is_that_of_the_saved_model(tmp_path):
+    run(tmp_path, *TINY, "--epochs=2", "--method=smoothout", "--l2=0.001", "--label_smoothing=0.1")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert ARTIFACTS <= {path.name for path in tmp_path.iterdir()}
+    assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
+    rows = metrics(tmp_path)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["val_accuracy"]) == summary["test_accuracy"]
+    model = keras.models.load_model(tmp_path / "model.keras")
+    source = data.load("digits", train_examples=60)
+    for name, split in (("train", source.train), ("test", source.test)):
+        numbers = model.evaluate(batches.testing(source, split, 500), verbose=0, return_dict=True)
+        assert numbers["loss"] == pytest.approx(summary[f"{name}_loss"], rel=1e-6)
+        assert numbers["accuracy"] == summary[f"{name}_accuracy"]
+
+
+def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
+    tmp_path, monkeypatch, capsys
+):
+    flags = (*TINY, "--model=c1", "--method=lookahead+smoothout", "--augment=crop", "--seed=3")
+    flags += ("--ghost_batch_size=30", "--sync_period=4", "--lr_schedule=cosine")
+    run(tmp_path / "whole", *flags, "--epochs=3")
+    saved = records.np.savez
+
+    def killed(path, *arrays):
+        if "000002" in path.name:
+            path.write_bytes(b"half of it")
+            raise KeyboardInterrupt
+        saved(path, *arrays)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(records.np, "savez", killed)
+        run(tmp_path / "killed", *flags, "--epochs=3")
+    assert exit.value.code == 130
+    advice = f"python train.py --resume --workdir={tmp_path / 'killed'}"
+    assert capsys.readouterr().out.rstrip().endswith(advice)
+    assert [path.stem for path in records.checkpoints(tmp_path / "killed")] == ["epoch-000001"]
+    run(tmp_path / "killed", "--resume", "--verbose=0")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
+    assert same_state(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:1000]),
+            "npz cannot be resumed from: it or metrics.csv is damaged",
+        ),
+        (
+            lambda path: path.write_bytes(b""),
+            "npz cannot be resumed from: it or metrics.csv is damaged",
+        ),
+        (lambda path: np.savez(path, np.zeros(3)), "it is of another model"),
+        (lambda path: path.with_name("metrics.csv").unlink(), "it or metrics.csv is damaged"),
+        (
+            lambda path: path.with_name("metrics.csv").write_text("a,b\n1,x\n"),
+            "it or metrics.csv is damaged",
+        ),
+        (lambda path: path.with_name("metrics.csv").write_text(""), "has 0 epochs of 1"),
+    ],
+)
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, spoil, words):
+    run(tmp_path, *TINY, "--epochs=1")
+    (checkpoint,) = records.checkpoints(tmp_path)
+    spoil(checkpoint)
+    message = ending(["--resume", f"--workdir={tmp_path}", "--epochs=2"])
+    assert words in message and str(checkpoint) in message and "Delete it" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words", "left"),
+    [
+        (["--learning_rate=1e20"], "The loss is nan at step 2 of the epoch after the start", 0),
+        (
+            ["--batch_size=60", "--lr_schedule=piecewise", "--lr_milestones=1", "--lr_decay=1e21"],
+            "The validation loss is nan at the end of the epoch after epoch-000001.npz",
+            1,
+        ),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, flags, words, left):
+    message = ending([*TINY, "--epochs=9", *flags, f"--workdir={tmp_path}"])
+    assert words in message and "smaller --learning_rate" in message
+    assert not (tmp_path / "model.keras").exists()
+    checkpoints = records.checkpoints(tmp_path)
+    assert len(checkpoints) == left
+    for checkpoint in checkpoints:
+        assert all(np.all(np.isfinite(value)) for value in np.load(checkpoint).values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_validation_ends_all_runs_once_it_is_saved(tmp_path, number):
+    class Send(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            signal.raise_signal(number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(records, "TerminateOnNaN", lambda workdir: Send())
+        run(tmp_path, *TINY, "--seeds=2", "--epochs=1")
+    assert exit.value.code == 130
+    assert [path.parent.name for path in tmp_path.rglob("epoch-*.npz")] == ["seed-0"]
+    assert not list(tmp_path.rglob("model.keras"))
+    run(tmp_path, "--resume", "--verbose=0")
+    assert len(list(tmp_path.rglob("model.keras"))) == 2
+
+
+def test_a_finished_run_is_trained_for_longer(tmp_path):
+    run(tmp_path / "whole", *TINY, "--epochs=2", "--seed=1")
+    run(tmp_path / "longer", *TINY, "--epochs=1", "--compare=sgd", "--seeds=2")
+    run(tmp_path / "longer", "--resume", "--epochs=2")
+    first, second = (tmp_path / "longer" / "sgd" / seed for seed in ("seed-0", "seed-1"))
+    assert metrics(tmp_path / "whole") == metrics(second) != metrics(first)
+    assert same_state(tmp_path / "whole", second) and not same_state(first, second)
+    assert "--epochs can only be raised from 2" in ending(
+        ["--resume", f"--workdir={tmp_path / 'longer'}", "--epochs=1"]
+    )
+
+
+def test_a_run_is_not_overwritten_by_accident(tmp_path):
+    run(tmp_path, *TINY, "--epochs=1", "--momentum=0.5")
+    before = metrics(tmp_path)
+    words = ending([f"--workdir={tmp_path}"])
+    assert f"{tmp_path} holds a run" in words and "--overwrite" in words
+    words = ending([f"--workdir={tmp_path}", "--resume", "--momentum=0.9"])
+    assert "--momentum cannot change on --resume" in words and "for a run with 0.5" in words
+    run(tmp_path, f"--flagfile={tmp_path / 'flags.txt'}", "--overwrite")
+    assert metrics(tmp_path) == before
+
+
+@pytest.mark.tensorflow
+def test_two_replicas_train(tmp_path):
+    """In a process of its own: collectives of a second strategy would collide with the first's."""
+    flags = ("--strategy=mirrored", "--devices=2", "--method=smoothout", "--epochs=1")
+    flags += (f"--workdir={tmp_path}", "--ghost_batch_size=10", "--global_clipnorm=1")
+    flags += ("--track_distance",)
+    subprocess.run([sys.executable, ROOT / "train.py", *TINY, *flags], check=True)
+    assert len(metrics(tmp_path)) == 1
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left >= ARTIFACTS | {"distance.csv", "distance.png"}
+
+
+def test_the_machine_flags_train(tmp_path):
+    flags = ("--epochs=1", "--steps_per_execution=2", "--mixed_precision=mixed_bfloat16")
+    run(tmp_path / "policy", *TINY, *flags)
+    run(tmp_path / "eager", *TINY, "--epochs=1", "--run_eagerly", "--drop_remainder")
+    assert options.FLAGS.mixed_precision == "float32" == keras.config.dtype_policy().name
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        ("--lr_schedule=constant", [0.1] * 9),
+        ("--lr_schedule=piecewise --lr_milestones=1,2", [0.1] * 3 + [0.01] * 3 + [0.001] * 3),
+        ("--lr_schedule=polynomial --lr_power=2", [0.1 * (1 - i / 9) ** 2 for i in range(9)]),
+        ("--lr_schedule=cosine", [0.05 * (1 + np.cos(np.pi * i / 9)) for i in range(9)]),
+        ("--warmup_epochs=1", [0, 0.1 / 3, 0.2 / 3] + [0.1] * 6),
+        (
+            "--base_batch_size=32 --lr_schedule=piecewise --lr_milestones=1,2",
+            [0.2] * 3 + [0.02] * 3 + [0.002] * 3,
+        ),
+        ("--base_batch_size=64 --scaling=linear", [0.2] * 9),
+        ("--base_batch_size=64 --scaling=none", [0.1] * 9),
+        (
+            "--base_batch_size=64 --small_batch_epochs=1 --lr_schedule=piecewise --lr_milestones=1",
+            [0.1] * 6 + [0.01 * 2**0.5] * 3,
+        ),
+        ("--base_batch_size=64 --small_batch_epochs=1", [0.1] * 6 + [0.1 * 2**0.5] * 3),
+        (
+            "--lr_schedule=polynomial --lr_power=2 --warmup_epochs=1",
+            [0, 0.1 / 3, 0.2 / 3] + [0.1 * (1 - i / 6) ** 2 for i in range(6)],
+        ),
+        (
+            "--lr_schedule=cosine --warmup_epochs=1",
+            [0, 0.1 / 3, 0.2 / 3] + [0.05 * (1 + np.cos(np.pi * i / 6)) for i in range(6)],
+        ),
+    ],
+)
+def test_the_learning_rate_of_each_step(flags, rates):
+    options.parse(["train.py", "--epochs=3", *flags.split()])
+    rate = courses.plan(options.FLAGS, 384).learning_rate(options.FLAGS)
+    seen = [float(rate(step)) if callable(rate) else rate for step in range(9)]
+    np.testing.assert_allclose(seen, rates, rtol=1e-5, atol=1e-8)
+
+
+def test_the_whole_large_batch_recipe_trains(tmp_path, capsys):
+    flags = ("--base_batch_size=20", "--regime_adaptation", "--small_batch_epochs=1", "--epochs=2")
+    flags += ("--ghost_batch_size=10", "--ghost_layers", "--track_distance", "--warmup_epochs=1")
+    run(tmp_path, *TINY, *flags)
+    printed = capsys.readouterr().out
+    assert "epochs 1 to 1: 3 steps of batch size 20" in printed
+    assert "epochs 2 to 4: 2 steps of batch size 40" in printed
+    assert "learning rate 0.1 -> 0.141421: sqrt scaling" in printed
+    assert len(metrics(tmp_path)) == 4
+    with open(tmp_path / "distance.csv", newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert (tmp_path / "distance.png").stat().st_size > 5_000
+    model = keras.models.load_model(tmp_path / "model.keras")
+    ghosts = {x.ghost_batch_size for x in model.layers if hasattr(x, "moving_mean")}
+    assert ghosts == {10} and model.ghost_batch_size is None
+
+
+@pytest.mark.parametrize("method", ["lars", "lamb", "padam", "smoothout+lars"])
+def test_base_optimizers_train(tmp_path, method):
+    run(tmp_path, *TINY, "--epochs=1", f"--method={method}", "--learning_rate=0.01")
+    assert len(metrics(tmp_path)) == 1
+
+
+def test_a_nested_method_is_built_from_the_outermost_in():
+    flags = ["--method=lookahead+smoothout", "--radius=0.02", "--radius_schedule=tanh", "--seed=5"]
+    options.parse(["train.py", *flags, "--clipnorm=2", "--copies=4", "--antithetic"])
+    lookahead = methods.optimizer(
+        options.FLAGS, "lookahead+smoothout+smoothout", 5, courses.plan(options.FLAGS, 1280)
+    )
+    outer, inner, sgd = lookahead.inner, lookahead.inner.inner, lookahead.inner.inner.inner
+    assert (outer.copies, outer.antithetic, outer.radius.total_steps) == (4, True, 200)
+    assert outer.seed != inner.seed == 6  # They draw independently.
+    assert (type(sgd), sgd.momentum, sgd.clipnorm) == (keras.optimizers.SGD, 0.9, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--method=smothout", "--method takes smoothout, adasmoothout, sam"),
+        ("--method=sgd+smoothout", "--method takes smoothout, adasmoothout, sam"),
+        ("--compare=sgd,sgd", "--compare must name each method once"),
+        ("--compare=sgd,sam --method=sam", "--compare and --method exclude each other"),
+        ("--batch_size=0", "flag --batch_size=0"),
+        ("--learning_rate=fast", "flag --learning_rate=fast"),
+        ("--learning_rate=nan", "--learning_rate must be finite. Received: --learning_rate=nan"),
+        ("--momentum=nan", "--momentum must be finite"),
+        ("--l2=inf", "--l2 must be finite"),
+        ("--method=smoothout --radius=nan", "--radius must be finite"),
+        ("--method=sam --rho=-0.1", "flag --rho=-0.1"),
+        ("--seed=4294967296", "flag --seed=4294967296"),
+        ("--ghost_batch_size=1", "--ghost_batch_size must be 2 at least"),
+        ("--clipnorm=0", "--clipnorm must be more than 0: leave it out not to clip"),
+        ("--train_split=train[:100]", "--train_split needs a --dataset of tfds"),
+        ("--lr_schedule=polynomial --lr_power=11", "flag --lr_power=11"),
+        ("--radius=0.1", "--radius means nothing to the method sgd"),
+        ("--compare=sgd,sam --copies=2", "--copies means nothing to the method sgd or sam"),
+        ("--method=adam --nesterov", "--nesterov means nothing to the method adam"),
+        ("--method=smoothout --radius=-1", "flag --radius=-1"),
+        ("--method=smoothout --copies=3 --antithetic", "so `copies` must be even"),
+        ("--clipnorm=1 --clipvalue=1", "Only one of `clipnorm`, `clipvalue`"),
+        ("--resume", "--resume needs --workdir"),
+        ("--resume --workdir=/no/such/run", "there is no run to --resume in /no/such/run"),
+        ("--batch_size=64 --ghost_batch_size=65", "--ghost_batch_size must not exceed"),
+        ("--lr_milestones=5", "--lr_milestones and --lr_schedule=piecewise need each other"),
+        ("--lr_schedule=piecewise", "--lr_milestones and --lr_schedule=piecewise need each other"),
+        ("--lr_schedule=piecewise --lr_milestones=9,5", "--lr_milestones must rise"),
+        ("--lr_schedule=piecewise --lr_milestones=20", "--lr_milestones must rise"),
+        ("--lr_schedule=piecewise --lr_milestones=a", "must be whole epochs"),
+        ("--lr_schedule=piecewise --lr_milestones=²", "must be whole epochs"),
+        ("--scaling=linear", "--scaling needs --base_batch_size"),
+        ("--regime_adaptation", "--regime_adaptation needs --base_batch_size"),
+        ("--method=smoothout --radius_schedule=tanh", "--radius_schedule needs --radius"),
+        ("--radius=1 --radius_schedule=tanh", "--radius means nothing to the method sgd"),
+        ("--small_batch_epochs=2", "--small_batch_epochs needs --base_batch_size"),
+        ("--base_batch_size=8 --small_batch_epochs=20", "--small_batch_epochs must be less"),
+        ("--base_batch_size=-8", "flag --base_batch_size=-8"),
+        ("--ghost_layers", "--ghost_layers needs --ghost_batch_size"),
+        ("--lr_schedule=cosine --warmup_epochs=20", "--warmup_epochs must be less than --epochs"),
+        ("--lr_decay=0.2", "--lr_decay needs --lr_schedule=piecewise"),
+        ("--devices=2", "--devices needs --strategy=mirrored"),
+        ("--run_eagerly --jit=on", "--run_eagerly and --jit=on exclude each other"),
+        ("--steps_per_execution=7", "--steps_per_execution must divide the 12 steps"),
+        ("--drop_remainder --batch_size=2000", "--drop_remainder leaves none of 1437 images"),
+        (
+            "--drop_remainder --base_batch_size=2000 --small_batch_epochs=1",
+            "leaves none of 1437 images. Received: --base_batch_size=2000",
+        ),
+        ("--train_examples=1438", "`train_examples` must be <= 1437"),
+        ("--dataset=cifar10 --data_dir=/no/such/folder", "Pass --download to fetch it"),
+        ("--model=resnet21", "flag --model=resnet21"),
+        ("smoothout", "train.py takes flags only. Received: smoothout"),
+    ],
+)
+def test_wrong_flags_are_refused_before_any_work(tmp_path, flags, words):
+    workdir = [] if "--resume" in flags else [f"--workdir={tmp_path / 'run'}"]
+    assert words in ending([*workdir, *flags.split()])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--batch_size=48 --base_batch_size=36 --steps_per_execution=2",
+        "--batch_size=32 --base_batch_size=128 --drop_remainder",
+    ],
+)
+def test_stages_that_fit_the_images_train(tmp_path, flags):
+    stages = ("--train_examples=288", "--small_batch_epochs=1", "--epochs=2", "--verbose=0")
+    run(tmp_path, *stages, *flags.split())
+    assert len(metrics(tmp_path)) == 2
+
+
+def test_a_workdir_that_is_a_file(tmp_path):
+    (tmp_path / "taken").touch()
+    assert "taken" in ending([f"--workdir={tmp_path / 'taken'}"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda x, y: (x, y + 1), "`labels of digits, train` must hold whole numbers in [0, 9]"),
+        (lambda x, y: (x, -y), "Received: labels of digits, train in [-9, 0]"),
+        (lambda x, y: (x * np.nan, y), "The training images of 'digits' hold pixels that are not"),
+    ],
+)
+def test_images_and_labels_that_are_wrong(tmp_path, monkeypatch, spoil, words):
+    (train_set, test_set), *rest = data.open_digits(None)
+    opened = (spoil(train_set[0].astype("float32"), train_set[1]), test_set), *rest
+    monkeypatch.setattr(data, "open_digits", lambda image_size: opened)
+    assert words in ending([f"--workdir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.tensorflow
+def test_mirrored_needs_tensorflow_and_no_xla(monkeypatch):
+    flags = ["--strategy=mirrored", "--devices=2"]
+    assert "leaves 1 images for 2 devices" in ending([*flags, "--batch_size=1436"])
+    assert "--batch_size must be a multiple of the 2 devices" in ending([*flags, "--batch_size=3"])
+    assert "--strategy=mirrored and --jit=on exclude" in ending([*flags, "--jit=on"])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert "--strategy=mirrored needs KERAS_BACKEND=tensorflow" in ending(flags)
+
+
+def test_help_explains_each_flag():
+    command = [sys.executable, ROOT / "train.py", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True).stdout
+    assert text.lstrip().startswith("Trains an image classifier")
+    assert all(f"--{flag.name}:" in text or f"--[no]{flag.name}:" in text for flag in options.OURS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path, number):
+    flags = (*TINY, f"--workdir={tmp_path}", "--epochs=100000")
+    command = [sys.executable, ROOT / "train.py", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not records.checkpoints(tmp_path):
+            time.sleep(0.05)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Traceback" not in errors
+    assert output.decode().endswith(f"python train.py --resume --workdir={tmp_path}\n")
+    epoch = int(records.checkpoints(tmp_path)[-1].stem[len("epoch-") :])
+    assert epoch <= len(metrics(tmp_path)) <= epoch + 1
