@@ -1,5 +1,6 @@
 """Schedules of the strength over the iterations."""
 
+import json
 import re
 
 import keras
@@ -9,11 +10,7 @@ from keras import ops
 
 from keras_smoothout.schedules import AnnealedRadius, ConstantRadius, TanhRadius
 
-GOLDEN = json.loads(
-    (
-        pathlib.Path(__file__).parents[1] / "support" / "golden" / "smoothout_analytic.json"
-    ).read_text()
-)
+GOLDEN = golden("smoothout_analytic")
 LAWS = GOLDEN["expected"]["strength_schedules"]
 SCHEDULES = [
     ConstantRadius(0.02),
