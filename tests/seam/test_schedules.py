@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from support.problems import golden
 
 from keras_smoothout.schedules import AnnealedRadius, ConstantRadius, TanhRadius
 
