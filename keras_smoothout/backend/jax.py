@@ -89,7 +89,10 @@ def scan(body, carry, xs):
 
 def assign_if(condition, variables, values):
     """Assign `values()` to `variables` if `condition` holds, else compute nothing."""
-    new = jax.lax.cond(condition, values, lambda: [read(v) for v in variables])
+    if condition is True:
+        new = values()
+    else:
+        new = jax.lax.cond(condition, values, lambda: [read(v) for v in variables])
     for variable, value in zip(variables, new, strict=True):
         variable.assign(value)
 

@@ -142,7 +142,10 @@ def assign_if(condition, variables, values):
         for variable, value in zip(variables, values(), strict=True):
             variable.assign(value)
 
-    keras.ops.cond(condition, assign, lambda: None)
+    if condition is True:
+        assign()
+    else:
+        keras.ops.cond(condition, assign, lambda: None)
 
 
 def replica():
