@@ -106,3 +106,25 @@ def batch_norm_net(net):
     ends = np.cumsum(net["batches"])[:-1]
     X, y = np.array(net["X"], keras.config.floatx()), np.array(net["y"])
     return model, norm, list(zip(np.split(X, ends), np.split(y, ends), strict=True))
+
+
+RELATIVES = golden("sam_relatives")
+
+
+def relative_trajectory(optimizer, **compiled):
+    """Weights after steps 1, 2, 4 and 8 of `sam_relatives`: two examples a step, in order."""
+    inputs, eager = RELATIVES["inputs"], {"run_eagerly": TENSORFLOW}
+    model, (x, y) = mlp(inputs["net"])
+    model.compile(optimizer, crossentropy(), **eager | compiled)
+    weights = []
+    for step in range(8):
+        rows = slice(2 * (step % 4), 2 * (step % 4) + 2)
+        model.train_on_batch(x[rows], y[rows])
+        weights.append(flat(model.trainable_variables))
+    return np.array(weights)[[0, 1, 3, 7]]
+
+
+def relative_expected(name):
+    """What `relative_trajectory` must be."""
+    expected = RELATIVES["expected"][name]
+    return np.array([expected[key] for key in ("step1", "step2", "step4", "last")])
