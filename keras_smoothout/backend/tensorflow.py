@@ -176,8 +176,8 @@ def snapshot(variables):
 
     With a strategy each replica's value is kept: replicas can differ in moving statistics.
     """
-    local = tf.distribute.get_strategy().experimental_local_results
-    parts = [part for variable in variables for part in local(variable.value)]
+    values = [variable.value for variable in variables]
+    parts = [part for value in values for part in getattr(value, "values", [value])]
     kept = [tf.identity(part) for part in parts]
 
     def restore():

@@ -51,7 +51,7 @@ def _elsewhere(model, keras_step, data):
         return keras_step(data)
     others = [*state_variables(model), *keras_internals.loss_tracker(model).variables]
     state = [backend.read(v) for v in state_variables(model)]
-    with at(model, [backend.read(w) for w in weights], state) as scope:
+    with at(model, [tf.convert_to_tensor(w) for w in weights], state) as scope:
         result = keras_step(data)
     for variable in others:
         if id(variable) in scope.state_mapping:
