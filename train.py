@@ -69,7 +69,8 @@ def main(_):
         print(f"\nInterrupted. {advice if begun else 'Nothing was trained.'}")
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError, flags.Error) as error:
-        sys.exit(f"{error}\n{advice}" if begun and isinstance(error, OSError) else str(error))
+        message = options.spelled(str(error))
+        sys.exit(f"{message}\n{advice}" if begun and isinstance(error, OSError) else message)
     except devices.LOST as error:
         if not begun:  # An object store that cannot be reached.
             sys.exit(str(error))

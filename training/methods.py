@@ -1,32 +1,73 @@
-"""Optimizers by name: what `--method=lookahead+smoothout+adam` builds, with which options."""
+"""Optimizers by name: what `--method=lookahead+smoothout+adam` builds, with which options.
+
+The names are those of the package's tables of methods; Keras' own optimizers go beside them. Each
+argument of a constructor is an option.
+"""
+
+import inspect
+import re
 
 import keras
 
-import keras_smoothout as ks
+from keras_smoothout import methods
 
 CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
-NOISE = ("radius", "distribution", "copies", "antithetic", "perturbation", "denoise", "seed")
-METHODS = {  # name: class, and the options that it takes. A new method is a new row.
-    "smoothout": (ks.SmoothOut, (*NOISE, "scale")),
-    "adasmoothout": (ks.AdaSmoothOut, NOISE),
-    "sam": (ks.SAM, ("rho", "interval", "perturbation")),
-    "asam": (ks.ASAM, ("rho", "eta", "interval", "perturbation")),
-    "lookahead": (ks.Lookahead, ("sync_period", "slow_step_size")),
-}
-BASES = {
+KERAS = {  # name: class, and the arguments that are options.
     "sgd": (keras.optimizers.SGD, ("learning_rate", "momentum", "nesterov", *CLIPS)),
     "adam": (keras.optimizers.Adam, ("learning_rate", *CLIPS)),
-    "padam": (ks.PartiallyAdaptive, ("learning_rate", "partial", *CLIPS)),
-    "lars": (
-        ks.LARS,
-        ("learning_rate", "momentum", "nesterov", "trust_coefficient", "decay", *CLIPS),
-    ),
-    "lamb": (ks.LAMB, ("learning_rate", "decay", *CLIPS)),
     "adamw": (keras.optimizers.AdamW, ("learning_rate", "weight_decay", *CLIPS)),
 }
+NOT_OPTIONS = ("self", "inner", "name", "kwargs")
+
+
+def arguments(cls):
+    """From each argument of a class of the package to its default."""
+    ours = [c for c in cls.__mro__ if c.__module__.startswith("keras_smoothout.methods.")]
+    found = {}
+    for c in reversed(ours):
+        for name, parameter in inspect.signature(c.__init__).parameters.items():
+            if name not in NOT_OPTIONS:
+                found[name] = parameter.default
+    return found
+
+
+def described(cls, argument):
+    """What the docstring of a class says first of an argument, or `None`."""
+    for c in cls.__mro__:
+        lines = re.split(r"\n    (?=\S)", inspect.cleandoc(c.__doc__ or "").partition("Args:\n")[2])
+        for line in lines:
+            name, _, text = " ".join(line.split()).partition(": ")
+            if name == argument:
+                return f"{re.split(r'[.:;](?: |$)', text)[0]}."
+    return None
+
+
+ROWS = {name: row.cls for name, row in methods.METHODS.items() if row.callback is None}
+METHODS = {name: (cls, tuple(arguments(cls))) for name, cls in ROWS.items()}
+BASES = KERAS | {name: (cls, (*arguments(cls), *CLIPS)) for name, cls in methods.BASES.items()}
 PATTERN = f"(({'|'.join(METHODS)})\\+)*({'|'.join([*METHODS, *BASES])})"
 KNOWN = f"{', '.join([*METHODS, *BASES])}, or nested ones: lookahead+smoothout+adam"
 OPTIONS = {name for _, names in (METHODS | BASES).values() for name in names}
+
+
+def generated():
+    """Rows (option, default, help) of the arguments that the package's classes take.
+
+    The default tells the type; that of an option not given is each class's own.
+    """
+    takers = {}
+    for method, cls in (ROWS | methods.BASES).items():
+        for argument, default in arguments(cls).items():
+            takers.setdefault(argument, {})[method] = cls, default
+    for argument, rows in takers.items():
+        defaults = {}
+        for method, (_, default) in rows.items():
+            shown = ",".join(default) if isinstance(default, tuple) else str(default)
+            defaults.setdefault(shown, []).append(method)
+        told = "; ".join(f"{value} for {', '.join(of)}" for value, of in defaults.items())
+        texts = (described(cls, argument) for cls, _ in rows.values())
+        text = next((text for text in texts if text), "")
+        yield argument, next(iter(rows.values()))[1], f"{text} Defaults: {told}."
 
 
 def nested(method):
@@ -42,7 +83,7 @@ def used(method):
 
 def optimizer(options, method, seed, course):
     """The optimizers of a nested method, one around the other."""
-    values = {name: getattr(options, name) for name in OPTIONS}
+    values = {name: getattr(options, name, None) for name in OPTIONS}
     values |= {"learning_rate": course.learning_rate(options), "radius": course.radius(options)}
     inner = ()
     for depth, (cls, names) in enumerate(reversed(nested(method))):

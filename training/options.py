@@ -33,19 +33,7 @@ real("l2", 0.0, "Weight decay in the gradient: l2/2 times the squared norm in th
 text("method", "sgd", f"{methods.KNOWN}.")
 texts("compare", [], "Methods to train in turn, on the same data and seeds.")
 number("seeds", 1, "Train each method with so many seeds, from --seed on.", 1)
-real("radius", None, "Size of SmoothOut's noise (default: 0.01, of AdaSmoothOut 0.1).", 0)
 choice("radius_schedule", "constant", ("constant", "annealed", "tanh"), "Radius over the steps.")
-choice("distribution", "uniform", ("uniform", "normal"), "Distribution of SmoothOut's noise.")
-choice("scale", "absolute", ("absolute", "weight", "filter"), "Unit of the radius.")
-number("copies", 1, "Draws of noise that SmoothOut averages in a step.", 1)
-switch("antithetic", False, "Draw SmoothOut's copies as pairs of opposite noise.")
-switch("denoise", True, "Take SmoothOut's noise off after the step; not to is an ablation.")
-choice("perturbation", "replica", ("replica", "shared"), "Perturb each replica, or all alike.")
-real("rho", None, "Radius of SAM's ball (default: 0.05, of ASAM 0.5).", 0)
-real("eta", 0.01, "What ASAM adds to the magnitude of the weights.", 0)
-number("interval", 1, "Take SAM's second gradient on every so many-th step only.", 1)
-number("sync_period", 5, "Steps between two synchronizations of Lookahead.", 1)
-real("slow_step_size", 0.5, "Fraction of the way that Lookahead's slow weights go.", 0, 1)
 
 number("batch_size", 128, "Examples in a batch, over all replicas.", 1)
 number("ghost_batch_size", 0, "Examples in a ghost batch, of one replica; 0 for none.", 0)
@@ -62,11 +50,8 @@ texts("lr_milestones", [], "Epochs after which piecewise multiplies by --lr_deca
 real("lr_decay", 0.1, "Factor of piecewise.", 0)
 real("lr_power", 1.0, "Exponent of polynomial; 1 is a straight line.", 0, 10)
 number("warmup_epochs", 0, "Epochs in which the learning rate first rises linearly.", 0)
-real("momentum", 0.9, "Momentum of sgd.", 0, 1)
+real("momentum", 0.9, "Momentum of sgd and lars, and of msam's velocity.", 0, 1)
 switch("nesterov", False, "Nesterov's momentum.")
-real("trust_coefficient", 0.001, "Step of lars over the norm of the weights.", 0)
-real("decay", 0.0, "Weight decay inside the trust ratio of lars and lamb.", 0)
-real("partial", 0.125, "Exponent of padam: 0 is sgd, 0.5 is adam.", 0, 0.5)
 real("weight_decay", 0.004, "Decoupled weight decay of adamw.", 0)
 real("clipnorm", None, "Clip the norm of each gradient.", 0)
 real("global_clipnorm", None, "Clip the norm of all gradients together.", 0)
@@ -95,6 +80,11 @@ flags.register_validator(
     lambda epochs: all(map(str.isdecimal, epochs)),
     "must be whole epochs, as in 50,75",
 )
+
+KINDS = {bool: switch, int: number, float: real, str: text, tuple: texts}
+for option, default, said in methods.generated():  # Those that the methods' constructors take.
+    if option not in FLAGS:
+        KINDS[type(default)](option, None, said)
 
 OURS = FLAGS.flags_by_module_dict()[__name__]
 CHANGEABLE = ("epochs", "workdir", "resume", "resume_or_begin", "data_dir", "download", "verbose")
@@ -142,6 +132,18 @@ def recall(given):
 
 def saved_flags():
     return epath.Path(FLAGS.workdir) / "flags.txt"
+
+
+def spelled(message):
+    """A message about arguments, as one about the flags of the same names."""
+    message = re.sub(
+        r"`(\w+)((?:=[^`]*)?)`", lambda m: _flag(m[1]) + m[2] if m[1] in FLAGS else m[0], message
+    )
+    return re.sub(r"(?<=Received: )(\w+)(?==)", lambda m: _flag(m[1]), message)
+
+
+def _flag(name):
+    return f"--{name}" if name in FLAGS else name
 
 
 def kept():

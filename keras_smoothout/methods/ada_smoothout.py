@@ -20,7 +20,8 @@ class AdaSmoothOut(SmoothOut):
         inner: Optimizer that applies the gradient: an instance, a config or a name.
         radius: Norm of a filter's noise over the norm of the filter. A float or a
             `LearningRateSchedule` of the iteration. Defaults to `0.1`.
-        **kwargs: As for `SmoothOut`, but for `scale`.
+        scale: `"filter"`, which makes it AdaSmoothOut. Defaults to `"filter"`.
+        **kwargs: As for `SmoothOut`.
 
     Reduces to: `inner` when `radius=0`.
     Cost: `copies` gradients a step and one copy of the weights.
@@ -35,6 +36,6 @@ class AdaSmoothOut(SmoothOut):
         the Loss Landscape of Neural Nets*, 2018, arXiv:1712.09913, Section 4 (filters).
     """
 
-    def __init__(self, inner, radius=0.1, **kwargs):
-        check_choice("scale", kwargs.get("scale", "filter"), ("filter",))
-        super().__init__(inner, radius, **{"scale": "filter", **kwargs})
+    def __init__(self, inner, radius=0.1, scale="filter", **kwargs):
+        check_choice("scale", scale, ("filter",))
+        super().__init__(inner, radius, scale=scale, **kwargs)
