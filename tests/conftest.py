@@ -11,12 +11,10 @@ import pytest
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-    # Two logical CPUs, for MirroredStrategy. Graph rewriting changes the last bit of a sum
-    # differently inside and outside a loop body, which would hide whether a reduction is exact.
+    # Two logical CPUs, for MirroredStrategy.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], 2 * [tf.config.LogicalDeviceConfiguration()]
     )
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 else:
     import jax
 
@@ -35,6 +33,21 @@ def _fresh_state():
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _exact(request):
+    """Without TensorFlow's graph rewriting, for tests marked `exact`.
+
+    It changes the last bit of a sum differently inside and outside a loop body, or eagerly, which
+    would hide whether a reduction is exact. All other tests run the TensorFlow that users run.
+    """
+    exact = request.node.get_closest_marker("exact") and keras.backend.backend() == "tensorflow"
+    if exact:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    if exact:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.contract import BASES, METHODS
+from support.contract import SEAM
 
 from benchmarks.faults import free_ports
 
 pytestmark = pytest.mark.tensorflow
 WORKER = Path(__file__).parents[1] / "support" / "worker.py"
-ROOT = WORKER.parents[1]
+ROOT = WORKER.parents[2]
 
 
 def trained(folder):
@@ -44,7 +44,7 @@ def trained(folder):
 def test_two_workers(tmp_path):
     """One test, so that the pair of processes starts once."""
     workers = trained(tmp_path)
-    for name in [*METHODS, *BASES]:
+    for name in SEAM:
         first, second = (worker[name] for worker in workers)
         for a, b in zip(first["weights"], second["weights"], strict=True):
             np.testing.assert_array_equal(a, b, err_msg=name)

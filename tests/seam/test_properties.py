@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from keras import layers, ops
-from support.contract import METHODS, fading
+from support.contract import fading, optimizer_of
 
 import keras_smoothout as ks
-from keras_smoothout import scaling, schedules
+from keras_smoothout import methods, scaling, schedules
 from keras_smoothout.evaluation import mean_over_chunks
 
 
@@ -54,10 +54,10 @@ ANY = st.one_of(
 )
 
 
-WRAPPERS = (ks.SmoothOut, ks.AdaSmoothOut, ks.SAM, ks.ASAM, ks.Lookahead)
+WRAPPERS = tuple(row.cls for row in methods.METHODS.values())
 OBJECTS = {  # And the arguments that they must have, or that Keras declares.
     **dict.fromkeys(WRAPPERS, {}),
-    **dict.fromkeys([ks.LARS, ks.LAMB, ks.PartiallyAdaptive], {}),
+    **dict.fromkeys(methods.BASES.values(), {}),
     ks.GhostBatchNormalization: {"momentum": 0.99, "epsilon": 0.001},
     schedules.ConstantRadius: {"radius": 0.1},
     schedules.AnnealedRadius: {"radius": 0.1},
@@ -280,7 +280,7 @@ def test_a_step_of_any_batch_leaves_finite_weights(name, rows, size, dtype):
     rng = np.random.default_rng(0)
     inputs = keras.Input((2,), dtype="float32")
     model = ks.Model(inputs, layers.Dense(1)(layers.BatchNormalization()(inputs)))
-    optimizer = METHODS[name](keras.optimizers.SGD(0.1, momentum=0.9))
+    optimizer = optimizer_of(name, keras.optimizers.SGD(0.1, momentum=0.9))
     model.compile(optimizer, "mse", ghost_batch_size=size, run_eagerly=True)
     before = model.get_weights()
     model.train_on_batch(rng.integers(0, 3, (rows, 2)).astype(dtype), np.ones((rows, 1)))

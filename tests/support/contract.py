@@ -1,44 +1,22 @@
-"""The tables of all optimizers. `test_contract.py` holds each row to all of its tests.
+"""The tables of the two batteries of tests, and what both do with a row.
 
-A row of `METHODS`, optimizers around another, takes the inner optimizer and a strength: the method
-as it is meant at `1.0`, the inner optimizer alone at `0.0`. A row of `BASES`, optimizers that go
-inside, takes its learning rate. A new method is a new row.
+`METHODS` and `BASES` are every optimizer of the package's own tables: a new one is here by itself.
+`SEAM` has a row for each way of using the seam, not for each method. A row is a function of the
+inner optimizer and a strength: the method as it is meant at `1.0`, the inner one alone at `0.0`.
 """
+
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import layers
 
 import keras_smoothout as ks
+from keras_smoothout import methods
+from support.nets import LOSS, assert_equal, sgd
 
-
-def fading(value):
-    """Schedule that a method's strength may follow."""
-    return keras.optimizers.schedules.ExponentialDecay(value, decay_steps=4, decay_rate=0.5)
-
-
-METHODS = {
-    "smoothout": lambda inner, s=1.0: ks.SmoothOut(inner, radius=0.05 * s),
-    "smoothout_antithetic": lambda inner, s=1.0: ks.SmoothOut(
-        inner,
-        radius=fading(0.2 * s),
-        distribution="normal",
-        scale="weight",
-        copies=2,
-        antithetic=True,
-    ),
-    "ada_smoothout": lambda inner, s=1.0: ks.AdaSmoothOut(inner, radius=0.3 * s),
-    "sam": lambda inner, s=1.0: ks.SAM(inner, rho=0.1 * s),
-    "sam_interval": lambda inner, s=1.0: ks.SAM(inner, rho=fading(0.2 * s), interval=2),
-    "asam": lambda inner, s=1.0: ks.ASAM(inner, rho=0.5 * s),
-    "lookahead": lambda inner, s=1.0: ks.Lookahead(
-        inner, sync_period=2, slow_step_size=1 - 0.5 * s
-    ),
-    "lookahead_smoothout": lambda inner, s=1.0: ks.Lookahead(
-        ks.SmoothOut(inner, radius=0.05 * s), sync_period=2, slow_step_size=1 - 0.5 * s
-    ),
-    "sam_smoothout": lambda inner, s=1.0: ks.SAM(ks.SmoothOut(inner, radius=0.05 * s), rho=0.1 * s),
-}
+STEPS = 3  # Per epoch.
+BATCH = 16
 
 
 @keras.saving.register_keras_serializable("contract")
@@ -58,17 +36,79 @@ class Nudged(ks.NudgedSGD):
         )
 
 
-BASES = {
-    # Around SGD, but it moves the weights by more than the inner update.
-    "nudged_sgd": lambda rate, **options: Nudged(
-        keras.optimizers.SGD(rate, momentum=0.9, **options), factor=3.0, directions=2
+def fading(value):
+    """Schedule that a method's strength can follow."""
+    return keras.optimizers.schedules.ExponentialDecay(value, decay_steps=4, decay_rate=0.5)
+
+
+def row_of(row):
+    """The function of a row of the package's table. `Nudged` has the directions that it needs."""
+    cls = Nudged if row.cls is ks.NudgedSGD else row.cls
+    return lambda inner, s=1.0: cls(inner, **({} if s else row.neutral))
+
+
+METHODS = {name: row_of(row) for name, row in methods.METHODS.items()}
+BASES = {name: cls for name, cls in methods.BASES.items()}
+
+
+class Seam(NamedTuple):
+    """A way of using the seam: one of the package's `WAYS` or a further one, and an example."""
+
+    way: str
+    make: object
+
+
+SEAM = {
+    "smoothout": Seam(
+        "one gradient elsewhere", lambda inner, s=1.0: ks.SmoothOut(inner, radius=0.05 * s)
     ),
-    "lars": lambda rate, **options: ks.LARS(rate, trust_coefficient=0.1, decay=0.01, **options),
-    "lamb": lambda rate, **options: ks.LAMB(rate, decay=0.01, **options),
-    "partially_adaptive": lambda rate, **options: ks.PartiallyAdaptive(
-        rate, weight_decay=0.01, **options
+    "copies": Seam(
+        "several gradients in a loop",
+        lambda inner, s=1.0: ks.SmoothOut(
+            inner,
+            radius=fading(0.2 * s),
+            distribution="normal",
+            scale="weight",
+            copies=2,
+            antithetic=True,
+        ),
+    ),
+    "sam": Seam("two gradients", lambda inner, s=1.0: ks.SAM(inner, rho=0.1 * s)),
+    "branch": Seam(
+        "a gradient in a branch",
+        lambda inner, s=1.0: ks.SAM(inner, rho=fading(0.2 * s), interval=2),
+    ),
+    "lookahead": Seam(
+        "state in update",
+        lambda inner, s=1.0: ks.Lookahead(inner, sync_period=2, slow_step_size=1 - 0.5 * s),
+    ),
+    "nudged": Seam("own update", lambda inner, s=1.0: Nudged(inner, 1.0 + 2.0 * s, 2)),
+    "lookahead_smoothout": Seam(
+        "nested",
+        lambda inner, s=1.0: ks.Lookahead(
+            ks.SmoothOut(inner, radius=0.05 * s), sync_period=2, slow_step_size=1 - 0.5 * s
+        ),
+    ),
+    "sam_smoothout": Seam(
+        "nested", lambda inner, s=1.0: ks.SAM(ks.SmoothOut(inner, radius=0.05 * s), rho=0.1 * s)
+    ),
+    "lamb": Seam(
+        "an optimizer of its own",
+        lambda inner, s=1.0: ks.LAMB(
+            inner.get_config()["learning_rate"],
+            decay=0.01,
+            gradient_accumulation_steps=inner.gradient_accumulation_steps,
+        ),
     ),
 }
+
+
+def optimizer_of(name, inner=None, strength=1.0):
+    """The optimizer of a row of any table; an optimizer of its own replaces `inner`."""
+    inner = sgd() if inner is None else inner
+    if name in METHODS:
+        return METHODS[name](inner, strength)
+    return BASES[name](0.05) if name in BASES else SEAM[name].make(inner, strength)
 
 
 def contract_net(seed=0, dropout=0.3):
@@ -80,3 +120,51 @@ def contract_net(seed=0, dropout=0.3):
     x = layers.ReLU()(x)
     x = layers.Dropout(dropout, seed=1)(x)
     return ks.Model(inputs, layers.Dense(3)(x))
+
+
+def examples(count=STEPS * BATCH):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(count, 6)).astype("float32"), rng.integers(0, 3, count)
+
+
+def compiled(method, inner=None, strength=1.0, seed=0, dropout=0.3, **kwargs):
+    model = contract_net(seed, dropout)
+    optimizer = optimizer_of(method, inner, strength)
+    model.compile(optimizer, LOSS, metrics=["accuracy"], **kwargs)
+    return model
+
+
+def fit(model, epochs=1, initial_epoch=0, **kwargs):
+    x, y = examples()
+    return model.fit(
+        x,
+        y,
+        BATCH,
+        initial_epoch + epochs,
+        initial_epoch=initial_epoch,
+        shuffle=False,
+        verbose=0,
+        **kwargs,
+    )
+
+
+def arrays(variables):
+    return [keras.ops.convert_to_numpy(v) for v in variables]
+
+
+def assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def close(a, b, tolerance):
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance, err_msg=f"array {i}")
+
+
+def same(a, b):
+    """Equal to the bit; on JAX as far as XLA, which fuses every program in its own way, can."""
+    if keras.backend.backend() == "jax":
+        close(a, b, 1e-6)
+    else:
+        assert_equal(a, b)

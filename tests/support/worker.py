@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from support.contract import BASES, METHODS, contract_net
+from support.contract import SEAM, contract_net, optimizer_of
 from support.nets import LOSS, sgd
 
 EXAMPLES, BATCH = 48, 16
@@ -29,14 +29,10 @@ def data():
     return tf.data.Dataset.from_tensor_slices(examples()).batch(BATCH)
 
 
-def optimizer(name):
-    return METHODS[name](sgd()) if name in METHODS else BASES[name](0.05)
-
-
 def run(name):
     with strategy.scope():
         model = contract_net(dropout=0.0)
-        model.compile(optimizer(name), LOSS, metrics=["accuracy"])
+        model.compile(optimizer_of(name), LOSS, metrics=["accuracy"])
     history = model.fit(data(), epochs=2, validation_data=data(), verbose=0).history
     evaluated = model.evaluate(data(), verbose=0, return_dict=True)
     predicted = model.predict(data(), verbose=0)
@@ -61,5 +57,5 @@ def plain_keras():
     return None
 
 
-found = {name: run(name) for name in [*METHODS, *BASES]}
+found = {name: run(name) for name in SEAM}
 Path(sys.argv[1]).write_text(json.dumps(found | {"plain keras": plain_keras()}))
