@@ -10,6 +10,7 @@ from keras_smoothout.methods.asam import ASAM
 from keras_smoothout.methods.lamb import LAMB
 from keras_smoothout.methods.lars import LARS
 from keras_smoothout.methods.lookahead import Lookahead
+from keras_smoothout.methods.msam import MSAM
 from keras_smoothout.methods.nudged_sgd import NudgedSGD
 from keras_smoothout.methods.partially_adaptive import PartiallyAdaptive
 from keras_smoothout.methods.sam import SAM
@@ -40,6 +41,7 @@ METHODS = {
     "adasmoothout": Row(AdaSmoothOut, {"radius": 0.0}, "one gradient elsewhere"),
     "sam": Row(SAM, {"rho": 0.0}, "two gradients"),
     "asam": Row(ASAM, {"rho": 0.0}, "two gradients"),
+    "msam": Row(MSAM, {"rho": 0.0}, "state in update"),
     "lookahead": Row(Lookahead, {"slow_step_size": 1.0}, "state in update"),
     "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
 }
