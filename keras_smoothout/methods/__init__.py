@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from keras_smoothout.methods.ada_smoothout import AdaSmoothOut
 from keras_smoothout.methods.asam import ASAM
+from keras_smoothout.methods.gnp import GNP
 from keras_smoothout.methods.lamb import LAMB
 from keras_smoothout.methods.lars import LARS
 from keras_smoothout.methods.lookahead import Lookahead
@@ -42,6 +43,7 @@ METHODS = {
     "sam": Row(SAM, {"rho": 0.0}, "two gradients"),
     "asam": Row(ASAM, {"rho": 0.0}, "two gradients"),
     "msam": Row(MSAM, {"rho": 0.0}, "state in update"),
+    "gnp": Row(GNP, {"alpha": 0.0}, "two gradients"),
     "lookahead": Row(Lookahead, {"slow_step_size": 1.0}, "state in update"),
     "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
 }
