@@ -29,12 +29,12 @@ format: .venv/test
 
 .venv/train: $(SOURCES)
 	$(PYTHON) -m venv .venv
-	$(INSTALL) ".[train]"
+	$(INSTALL) ".[tensorflow,train]"
 	touch $@
 
 .venv/test: $(SOURCES)
 	$(PYTHON) -m venv .venv
-	$(INSTALL) ".[jax,train,test]"
+	$(INSTALL) ".[tensorflow,jax,train,test]"
 	touch $@ .venv/train
 
 clean:

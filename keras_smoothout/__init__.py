@@ -1,5 +1,6 @@
 """keras_smoothout: train with large batches and keep the accuracy."""
 
+from keras_smoothout import backend as backend
 from keras_smoothout import methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
 from keras_smoothout.batches import WarmUpBatches

@@ -1,6 +1,15 @@
 """The only place that names TensorFlow or JAX: what Keras itself leaves to its backends."""
 
-import keras
+try:
+    import keras
+except ModuleNotFoundError as error:  # Raised by Keras, for the backend that it was told to use.
+    if error.name not in ("tensorflow", "jax"):
+        raise
+    raise ImportError(
+        f"Keras is set to run on {error.name}, which is not installed. Either "
+        f'`pip install "keras-smoothout[{error.name}]"`, or set KERAS_BACKEND to a backend that '
+        f"is: tensorflow or jax. Received: {error}"
+    ) from error
 
 if keras.backend.backend() == "tensorflow":
     from keras_smoothout.backend import tensorflow as _backend

@@ -11,6 +11,7 @@ from support.nets import LOSS, assert_equal, images, on_batch, sgd, standard_net
 import keras_smoothout as ks
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
+pytestmark = pytest.mark.exact
 ZERO = ks.schedules.ConstantRadius(0.0)
 
 

@@ -260,6 +260,7 @@ def plain(weighted):
     return arrays(model.variables), history
 
 
+@pytest.mark.exact  # A loop or a branch against a plain step.
 def test_sample_weight(wrapper):
     model = compiled(wrapper, strength=0.0)
     history = fit(model, sample_weight=WEIGHTS).history

@@ -14,6 +14,7 @@ import pytest
 
 import keras_smoothout
 from benchmarks import flatness, report
+from keras_smoothout import methods
 from training import options
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +91,7 @@ def test_every_method_has_an_example_and_a_reference():
     for name in keras_smoothout.__all__:
         thing = getattr(keras_smoothout, name)
         is_method = isinstance(thing, type) and issubclass(thing, keras.optimizers.Optimizer)
-        if is_method and thing is not keras_smoothout.Wrapper:
+        if is_method and thing is not keras_smoothout.Method:
             for part in ("Args:", "Reduces to:", "Cost:", "Differs from the paper:", "Example:"):
                 assert part in thing.__doc__, (name, part)
             assert "arXiv:" in thing.__doc__, name
@@ -110,3 +111,12 @@ def test_the_evidence_is_that_of_the_runs():
 def test_the_table_of_flatness_is_that_of_the_runs():
     runs = list(flatness.gap.recorded(flatness.RESULTS).values())
     assert flatness.page(runs) in (ROOT / "docs/landscape.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "cls", [*(row.cls for row in methods.METHODS.values()), *methods.BASES.values()]
+)
+def test_each_method_has_a_line_in_the_readme(cls):
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    (line,) = [row for row in rows if f"| `{cls.__name__}` |" in row]
+    assert "arxiv.org" in line
