@@ -204,7 +204,8 @@ def asked(optimizer):
 
 def evaluation_weights(optimizer):
     """Return the weights to evaluate with by the outermost method that has any, or `None`."""
-    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
+    optimizers = chain(optimizer) if optimizer is not None else []
+    methods = [method for method in optimizers if isinstance(method, Method)]
     wanted = (method.evaluation_weights() for method in methods if method.built)
     return next((weights for weights in wanted if weights is not None), None)
 

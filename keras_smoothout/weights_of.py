@@ -43,8 +43,7 @@ def weights_of(model, data=None, batch_size=500):
         >>> float(model.get_weights()[0][0, 0])
         1.0
     """
-    optimizer = getattr(model, "optimizer", None)
-    weights = evaluation_weights(optimizer) if optimizer is not None else None
+    weights = evaluation_weights(getattr(model, "optimizer", None))
     variables = [*model.trainable_variables, *statistics(batch_norms(model))]
     restore = backend.snapshot(variables)
     try:

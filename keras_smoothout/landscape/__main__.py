@@ -179,7 +179,8 @@ def write(path, found):
 
 def pictures(options, objectives, found):
     """Spectrum, line and plane of each model; what tells them apart, if there are more."""
-    from keras_smoothout.landscape import plots, surface
+    from keras_smoothout.landscape import plots
+    from keras_smoothout.landscape.surface import slices
 
     out, seed, first = options.out, options.seed, next(iter(objectives))
     print("\nDensity of the spectrum")
@@ -188,9 +189,9 @@ def pictures(options, objectives, found):
     lines = {}
     for name, objective in objectives.items():
         print(f"Line and plane around {name}")
-        lines[name] = surface.line(objective, seed=seed, progress=True)
+        lines[name] = slices.line(objective, seed=seed, progress=True)
         grid = np.linspace(-1, 1, options.grid)
-        plane = surface.plane(objective, x=grid, seed=seed, progress=True)
+        plane = slices.plane(objective, x=grid, seed=seed, progress=True)
         plots.contour(plane, out / f"plane_{name}")
         plots.surface(plane, out / f"surface_{name}")
     plots.line(lines, out / "line")
@@ -199,7 +200,7 @@ def pictures(options, objectives, found):
     for name in list(objectives)[1:]:
         print(f"Line from {first} to {name}")
         try:
-            way = surface.interpolate(objectives[first], objectives[name].model, progress=True)
+            way = slices.interpolate(objectives[first], objectives[name].model, progress=True)
         except ValueError as refusal:
             print(f"Left out: {refusal}")
         else:

@@ -24,8 +24,10 @@ class Lookahead(Method):
             fast = slow
 
     The model holds the fast weights; they equal the slow ones after every `sync_period` updates.
-    The inner optimizer keeps its momentum over a synchronization. Constraints hold for both.
-    Weights that are set by hand move back to the slow ones: `compile` again. Works in any model.
+    Evaluation, prediction and validation look at the slow ones, unless the inner optimizer averages
+    weights by `use_ema`. The inner optimizer keeps its momentum over a synchronization. Constraints
+    hold for both. Weights that are set by hand move back to the slow ones: `compile` again. Works
+    in any model, where evaluation looks at the fast weights if the model is a plain one of Keras.
 
     Args:
         inner: Optimizer of the fast weights: an instance, a config or a name.
@@ -77,4 +79,4 @@ class Lookahead(Method):
         backend.assign_if(due, [*self.slow, *variables], synchronized)
 
     def evaluation_weights(self):
-        return self.slow if self.slow_step_size < 1 else None
+        return None if self.slow_step_size == 1 or self.use_ema else self.slow

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_smoothout import backend
+from keras_smoothout.around import chain
 from keras_smoothout.checks import check_count, check_number
 from keras_smoothout.method import Method
 from keras_smoothout.weights import add, dot
@@ -71,7 +72,7 @@ class NudgedSGD(Method):
             raise ValueError(
                 "`inner` must not average weights, which it would do before they are nudged: leave "
                 "out `use_ema`, or put `Lookahead` around `NudgedSGD`. Received: use_ema=True in "
-                f"{self.inner.name}"
+                f"{chain(self)[-1].name}"
             )
         self.factor = factor
         self.directions = directions

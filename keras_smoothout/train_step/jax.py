@@ -54,7 +54,7 @@ def at_evaluation_weights(model):
     `evaluate` and `predict` take their state from the variables and give its memory away, so they
     are handed copies.
     """
-    weights = evaluation_weights(model.optimizer) if model.optimizer is not None else None
+    weights = evaluation_weights(getattr(model, "optimizer", None))
     if weights is None:
         yield
         return

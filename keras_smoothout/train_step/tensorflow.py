@@ -37,6 +37,8 @@ def train(model, gradients, data):
 
 def test(model, keras_step, data):
     """Run Keras' `test_step` at the weights that the optimizer wants evaluated."""
+    if evaluation_weights(getattr(model, "optimizer", None)) is not None:
+        build(model, data)  # Metrics, where nothing was trained since the model was loaded.
     return _elsewhere(model, keras_step, data)
 
 
@@ -46,7 +48,7 @@ def predict(model, keras_step, data):
 
 
 def _elsewhere(model, keras_step, data):
-    weights = evaluation_weights(model.optimizer)
+    weights = evaluation_weights(getattr(model, "optimizer", None))
     if weights is None:
         return keras_step(data)
     others = [*state_variables(model), *keras_internals.loss_tracker(model).variables]

@@ -8,7 +8,10 @@ from support.nets import LOSS, images, sgd, standard_net
 from support.problems import golden
 
 import keras_smoothout as ks
-from keras_smoothout.landscape.tracking.curvature_learning_rate import heavy_ball
+from keras_smoothout.landscape.tracking.curvature_learning_rate import (
+    CurvatureLearningRate,
+    heavy_ball,
+)
 
 # Mean of (x w - y)**2 over these has the curvatures 2 / 4 * sum(x_i**2) = 0.5 * (1, 4, 16, 64).
 X = np.diag([1.0, 2.0, 4.0, 8.0]).astype("float32")
@@ -24,7 +27,7 @@ def regression(optimizer):
 
 
 def fit(model, epochs=1, **options):
-    rule = ks.CurvatureLearningRate(X, Y, **options)
+    rule = CurvatureLearningRate(X, Y, **options)
     return model.fit(X, Y, 4, epochs, verbose=0, callbacks=[rule]).history
 
 
@@ -99,7 +102,7 @@ def test_every_so_many_epochs_on_a_network(tmp_path):
     # Its smallest curvature is below 0, so the floor stands; and the model is saved as it is.
     model = standard_net()
     model.compile(sgd(), LOSS)
-    rule = ks.CurvatureLearningRate(*images(), every_epochs=2, lanczos_steps=8, scale=0.5)
+    rule = CurvatureLearningRate(*images(), every_epochs=2, lanczos_steps=8, scale=0.5)
     history = model.fit(*images(), 16, 4, verbose=0, callbacks=[rule]).history
     rates = history["learning_rate"]
     assert rates[0] == rates[1] != rates[2] == rates[3]
@@ -138,7 +141,7 @@ def test_optimizers_that_it_cannot_set(optimizer, words):
 )
 def test_wrong_values(wrong, words):
     with pytest.raises(ValueError, match=words):
-        ks.CurvatureLearningRate(X, Y, **wrong)
+        CurvatureLearningRate(X, Y, **wrong)
 
 
 @pytest.mark.parametrize("pair", [(1.0, 0.0), (1.0, 2.0), (np.inf, 1.0), (np.nan, 1.0)])

@@ -17,6 +17,7 @@ from support.contract import fading, optimizer_of
 
 import keras_smoothout as ks
 from keras_smoothout import methods, scaling, schedules
+from keras_smoothout.around import Around
 from keras_smoothout.evaluation import mean_over_chunks
 
 
@@ -85,7 +86,7 @@ def declared(make):
     """The arguments of `make`, and of the method that it is a variety of, with their defaults."""
     makers = [c for c in getattr(make, "__mro__", [make]) if "keras_smoothout" in c.__module__]
     parameters = {}
-    for maker in reversed([m for m in makers if m is not ks.Method]):
+    for maker in reversed([m for m in makers if m not in (ks.Method, Around)]):
         parameters |= inspect.signature(maker).parameters
     return {name: p.default for name, p in parameters.items() if name not in NOT_OURS}
 

@@ -109,6 +109,21 @@ def test_validation_in_fit_sees_them_and_changes_nothing(name):
     assert logs[1]["val_loss"][-1] == pytest.approx(loss, rel=1e-5)
 
 
+def test_a_loaded_model_is_evaluated_at_them_before_any_training(tmp_path):
+    model = trained(ks.Lookahead(sgd(), sync_period=2))
+    x, y = images(12, seed=1)
+    expected = model.evaluate(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    for name in ("evaluate", "test_on_batch"):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        options = {"verbose": 0} if name == "evaluate" else {}
+        assert getattr(loaded, name)(x, y, **options) == pytest.approx(expected, rel=1e-5)
+    fresh = ks.wrap(standard_net())
+    fresh.compile(ks.Lookahead(sgd()), LOSS, metrics=["accuracy"])
+    fresh.optimizer.build(fresh.trainable_variables)
+    assert np.isfinite(fresh.evaluate(x, y, verbose=0)).all()
+
+
 def test_an_error_in_evaluate_leaves_the_weights():
     model = trained(Average(sgd()))
     before = arrays([*model.trainable_variables, *model.optimizer.variables])
@@ -228,3 +243,11 @@ def test_a_mean_gradient_is_that_of_the_whole_update():
     for other in (recorded(4, 4), recorded(2, 2, loss_scale_factor=64.0)):
         for a, b in zip(other, whole, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_without_an_optimizer_evaluates_and_predicts():
+    x, y = images(6)
+    model = ks.wrap(standard_net())
+    assert model.predict(x, verbose=0).shape == (6, 10)
+    model.compile(optimizer=None, loss=LOSS)
+    assert np.isfinite(model.evaluate(x, y, verbose=0))
