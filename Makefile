@@ -2,22 +2,27 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-compile -e
-JAX_TESTS := tests
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: train test test-jax check format lint clean
+.PHONY: train test test-jax test-slow check format lint clean
 
 train: .venv/train
 	$(BIN)/python train.py --compare=sgd,smoothout --radius=0.02 --batch_size=720 --epochs=30 \
 		--workdir=runs/quickstart --overwrite
 
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
 test: .venv/test
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not slow"
 
 test-jax: .venv/test
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -q -n 2 --dist worksteal $(JAX_TESTS)
+	KERAS_BACKEND=jax $(PYTEST) -m "not slow"
 
-check: lint test test-jax
+# What only a release needs: soaks, installations, long recipes, noise as a generator.
+test-slow: .venv/test
+	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
+
+check: lint test test-jax test-slow
 
 lint: .venv/test
 	$(BIN)/ruff format --check .

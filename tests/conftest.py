@@ -21,10 +21,19 @@ else:
     jax.config.update("jax_num_cpu_devices", 8)  # For DataParallel.
 
 
+# Fixtures of modules that are expensive to make: their tests stay in one worker.
+SHARED = ("method", "wrapper", "callbacks_run", "landscape")
+
+
 def pytest_collection_modifyitems(items):
-    """Leave out what is about the other backend's own machinery."""
+    """Leave out what is about the other backend's own machinery; group tests by what they share."""
     other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
     items[:] = [i for i in items if not i.get_closest_marker(other)]
+    for item in items:
+        rows = getattr(item, "callspec", None)
+        for name in set(SHARED) & set(item.fixturenames):
+            row = rows.params.get(name, "") if rows else ""
+            item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}-{name}-{row}"))
 
 
 @pytest.fixture(autouse=True)

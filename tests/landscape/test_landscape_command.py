@@ -12,6 +12,8 @@ from support.nets import LOSS, images
 from keras_smoothout import datasets
 from keras_smoothout.landscape import __main__ as command
 
+pytestmark = pytest.mark.tensorflow  # The command runs once.
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -16,6 +16,8 @@ from keras_smoothout.landscape.objective import Objective
 from keras_smoothout.landscape.surface.results import Profile, save
 from keras_smoothout.landscape.surface.slices import interpolate, line, plane_through
 
+pytestmark = pytest.mark.tensorflow  # Paths are NumPy around an `Objective`.
+
 NAMES = {"bezier": "bezier", "polygon": "polychain"}  # Ours, and those of the golden file.
 
 

@@ -10,6 +10,8 @@ from keras_smoothout.landscape.curvature.spectrum import Density
 from keras_smoothout.landscape.measures import Measured
 from keras_smoothout.landscape.surface.results import Line, Plane, Profile
 
+pytestmark = pytest.mark.tensorflow  # Pictures are NumPy's.
+
 PLACES = np.linspace(0.0, 1.0, 5)
 LOSSES = np.array([0.5, 0.7, 0.6, 0.55, 0.9])
 ERRORS = np.array([0.1, 0.2, 0.15, 0.1, 0.3])

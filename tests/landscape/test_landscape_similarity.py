@@ -14,6 +14,8 @@ from keras_smoothout.landscape.comparison.similarity import cka, linear_cka
 from keras_smoothout.landscape.comparison.taxonomy import table, taxonomy
 from keras_smoothout.landscape.objective import Objective
 
+pytestmark = pytest.mark.tensorflow  # CKA is NumPy around `predict`.
+
 GOLDEN = golden("cka")
 RNG = np.random.default_rng(0)
 

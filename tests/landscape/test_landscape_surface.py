@@ -14,6 +14,8 @@ from keras_smoothout.landscape.surface import results
 from keras_smoothout.landscape.surface.points import evaluate_at
 from keras_smoothout.landscape.surface.slices import interpolate, line, plane, plane_through
 
+pytestmark = pytest.mark.tensorflow  # Lines are NumPy around an `Objective`.
+
 
 def parabola():
     """Objective `(w_1^2 + 4 w_2^2) / 2` at `w = (3, 1)`: a mean over examples (1, 0) and (0, 2)."""

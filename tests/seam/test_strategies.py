@@ -13,6 +13,7 @@ from training import devices, options, records
 
 TINY = ("--train_examples=64", "--batch_size=32", "--verbose=0", "--epochs=2", "--model=f1")
 pytestmark = [
+    pytest.mark.tensorflow,  # It starts both backends itself.
     pytest.mark.tensorflow,  # Where JAX is meant, it is in a process of its own.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
@@ -53,6 +54,7 @@ def fake_tpu(monkeypatch):
     return told
 
 
+@pytest.mark.slow
 def test_jax_devices_train_as_one(tmp_path):
     """The last batch of 29 images does not divide by their number. test_faults has processes."""
     flags = ("--method=smoothout", "--train_examples=61")

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from training import batches, data
 
+pytestmark = pytest.mark.tensorflow  # Reading data is the same on both backends.
+
 TFDS = Path(__file__).parents[3] / "shared" / "tfds"
 SHAPE = (16, 8, 3)
 

@@ -7,8 +7,15 @@ from benchmarks import faults
 pytestmark = pytest.mark.tensorflow  # Its processes choose their backends themselves.
 
 
+SOAKS = zip(faults.KINDS, (4, 4, 1, 1), (8, 8, 4, 4), strict=True)
+
+
 @pytest.mark.parametrize(
-    ("kind", "kills", "epochs"), list(zip(faults.KINDS, (10, 8, 1, 1), (12, 12, 4, 4), strict=True))
+    ("kind", "kills", "epochs"),
+    [
+        ("TensorFlow", 2, 4),
+        *[pytest.param(*row, marks=pytest.mark.slow) for row in SOAKS],
+    ],
 )
 def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path, kind, kills, epochs):
     _, hits, writing, *_ = faults.soak(kind, kills, tmp_path, epochs)

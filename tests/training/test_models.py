@@ -11,7 +11,10 @@ import models
 from models import resnets
 
 # NumPy 2's complaint of how Keras reads its own variables.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.tensorflow,  # Layers are Keras' own on both backends.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from benchmarks import flatness, report
 from keras_smoothout import methods
 from training import options
 
+pytestmark = pytest.mark.tensorflow  # Examples and commands run once.
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 MODULES = sorted(
@@ -58,7 +60,13 @@ def test_make_commands_exist(command):
     subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", commands("python train.py"))
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.slow] if place else [])
+        for place, command in enumerate(commands("python train.py"))
+    ],
+)
 def test_train_commands(command, tmp_path):
     """Each as it stands, but on a few digits."""
     shrink = [] if "--help" in command else [*SHRUNK.split(), f"--workdir={tmp_path / 'run'}"]

@@ -13,7 +13,10 @@ VARIANTS = sorted(path.stem for path in (RECIPES / "large").glob("*.flags"))
 SHRUNK = "--dataset=digits --train_split=train --test_split=test --noresume --verbose=0 --devices=1"
 SHRUNK += " --train_examples=32 --strategy=default --image_size=16 --epochs=1"
 SHRUNK += " --run_eagerly"  # To trace and compile a deep network takes a minute.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.tensorflow,  # Recipes are trained once.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 def flags(network, variant=None):
@@ -46,7 +49,13 @@ def trained(tmp_path, monkeypatch, given, shrunk):
     assert (tmp_path / "run" / "model.keras").exists()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network",
+    [
+        name if "f1" in name else pytest.param(name, marks=pytest.mark.slow)
+        for name in map(str, NETWORKS)
+    ],
+)
 def test_networks_train(network, tmp_path, monkeypatch):
     shrunk = "--batch_size=32 --base_batch_size=32"
     if not network.startswith(("f1", "c1")):

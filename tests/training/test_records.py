@@ -9,6 +9,8 @@ from support.nets import sgd, standard_net
 
 from training import plots, records
 
+pytestmark = pytest.mark.tensorflow  # Files are the same on both backends.
+
 
 def trained(workdir, epochs=1, keep=2, accuracies=None):
     """A model after so many epochs, recorded with these validation accuracies."""

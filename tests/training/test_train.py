@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 ARTIFACTS = {"flags.txt", "metrics.csv", "model.keras", "summary.json", "curves.png"}
 TINY = ("--train_examples=60", "--batch_size=40", "--verbose=0")
 # The TensorBoard callback converts a Keras variable to NumPy in the way of NumPy 1.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.tensorflow,  # Its runs start their own processes.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 def run(workdir, *args):
@@ -164,7 +167,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, flags, words, left):
         assert all(np.all(np.isfinite(value)) for value in np.load(checkpoint).values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_in_the_last_validation_ends_all_runs_once_it_is_saved(tmp_path, number):
     class Send(keras.callbacks.Callback):
         def on_test_batch_end(self, batch, logs=None):
@@ -180,6 +185,7 @@ def test_a_signal_in_the_last_validation_ends_all_runs_once_it_is_saved(tmp_path
     assert len(list(tmp_path.rglob("model.keras"))) == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_trained_for_longer(tmp_path):
     run(tmp_path / "whole", *TINY, "--epochs=2", "--seed=1")
     run(tmp_path / "longer", *TINY, "--epochs=1", "--compare=sgd", "--seeds=2")
@@ -409,7 +415,9 @@ def test_help_explains_each_flag():
     assert all(f"--{flag.name}:" in text or f"--[no]{flag.name}:" in text for flag in options.OURS)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path, number):
     flags = (*TINY, f"--workdir={tmp_path}", "--epochs=100000")
     command = [sys.executable, ROOT / "train.py", *flags]
