@@ -1,25 +1,17 @@
 """Wrong uses raise an error that names the argument, what was received, and what to do instead."""
 
-import math
-
 import keras
 import numpy as np
 import pytest
 from keras import layers
-from keras.optimizers import SGD, LossScaleOptimizer
+from keras.optimizers import SGD
 from support.nets import LOSS, assert_equal
 
 import keras_smoothout as ks
-from keras_smoothout import scaling, schedules
+from keras_smoothout import scaling
 from keras_smoothout.checks import check_fit
 
-NUMBER = "must be a finite number >= 0 or a `keras.optimizers.schedules.LearningRateSchedule`"
-PLAIN = "must be a finite number >= 0. Received: "
-NOT_NUMBERS = (-0.1, math.nan, math.inf, 1e39, 10**400, "0.1", True, None, [0.1])
-NOT_STRENGTHS = (*NOT_NUMBERS, lambda step: 0.1)
 NOT_COUNTS = (0, -1, 1.5, True, "1", np.int64(2), 10**100)
-NOT_SWITCHES = ("no", 0, None)
-NOT_NAMES = ("gamma", 3, None, [1], b"gamma")
 
 
 class OwnTrainStep(keras.Model):
@@ -36,163 +28,31 @@ class OwnLoss(keras.Model):
         return 0.0
 
 
-RECIPE = scaling.Recipe(8, 0.1, 9, (5,))
-
-
 def batches(**options):
     return ks.WarmUpBatches(
         **{"x": np.ones((9, 2)), "y": np.ones(9), "batch_sizes": {0: 2}} | options
     )
 
 
-ARGUMENTS = [
-    *((lambda v=v: ks.SmoothOut(SGD(), radius=v), f"`radius` {NUMBER}.") for v in NOT_STRENGTHS),
-    *((lambda v=v: ks.AdaSmoothOut(SGD(), v), f"`radius` {NUMBER}.") for v in NOT_STRENGTHS[:2]),
-    *((lambda v=v: ks.SAM(SGD(), rho=v), f"`rho` {NUMBER}.") for v in NOT_STRENGTHS),
-    *((lambda v=v: ks.ASAM(SGD(), rho=v), f"`rho` {NUMBER}.") for v in NOT_STRENGTHS[:2]),
-    *((lambda v=v: ks.ASAM(SGD(), eta=v), f"`eta` {PLAIN}") for v in NOT_STRENGTHS),
-    *((lambda v=v: ks.SmoothOut(SGD(), copies=v), "`copies` must be") for v in NOT_COUNTS),
-    *((lambda v=v: ks.SAM(SGD(), interval=v), "`interval` must be") for v in NOT_COUNTS),
-    *((lambda v=v: ks.Lookahead(SGD(), v), "`sync_period` must be") for v in NOT_COUNTS),
-    *(
-        (
-            lambda v=v: ks.Lookahead(SGD(), slow_step_size=v),
-            "`slow_step_size` must be a finite number in [0, 1].",
-        )
-        for v in (-0.1, 1.1, math.nan, "1", None)
-    ),
-    (lambda: ks.SmoothOut(SGD(), radius=-1), "Received: radius=-1"),
-    (lambda: ks.SmoothOut(SGD(), copies=1.5), "an integer >= 1. Received: copies=1.5"),
-    (lambda: ks.SmoothOut(SGD(), copies=3, antithetic=True), "even. Received: copies=3"),
-    (lambda: ks.SmoothOut(SGD(), antithetic=True), "even. Received: copies=1"),
-    (
-        lambda: ks.SmoothOut(SGD(), distribution="gaussian"),
-        "one of ('uniform', 'normal'). Received: distribution='gaussian'",
-    ),
-    (
-        lambda: ks.SmoothOut(SGD(), scale="layer"),
-        "one of ('absolute', 'weight', 'filter'). Received: scale='layer'",
-    ),
-    *(
-        (lambda m=m: m(SGD(), perturbation="global"), "('replica', 'shared'). Received: pertu")
-        for m in (ks.SmoothOut, ks.SAM, ks.ASAM)
-    ),
-    *(
-        (lambda m=m, v=v: m(exclude=v), f"`exclude` must be a list of names. Received: exclude={v}")
-        for m in (lambda **options: ks.SmoothOut(SGD(), **options), ks.LARS, ks.LAMB)
-        for v in NOT_NAMES[1:]
-    ),
-    (
-        lambda: ks.LARS(exclude="bias"),
-        "`exclude` must be a list of names. Received: exclude='bias'",
-    ),
-    *(
-        (lambda n=n, v=v: ks.SmoothOut(SGD(), **{n: v}), f"`{n}` must be True or False. Received")
-        for n in ("antithetic", "denoise")
-        for v in NOT_SWITCHES
-    ),
-    (lambda: ks.LARS(nesterov="no"), "`nesterov` must be True or False. Received: nesterov='no'"),
-    (lambda: ks.LARS(momentum=math.nan), "`momentum` must be a finite number in [0, 1]. Received"),
-    *(
-        (lambda m=m, v=v: m(v), f"`learning_rate` {PLAIN[:-12]}, a `LearningRateSchedule`")
-        for m in (ks.LARS, ks.LAMB, ks.PartiallyAdaptive)
-        for v in NOT_NUMBERS
-    ),
-    (
-        lambda: ks.AdaSmoothOut(SGD(), scale="weight"),
-        "one of ('filter',). Received: scale='weight'",
-    ),
-    (lambda: ks.SAM(SGD(), np.float32(0.1)), "a NumPy number: pass `rho.item()`"),
-    (lambda: ks.SmoothOut(SGD(), scale=np.array(["weight"])), "Received: scale=array"),
-    (lambda: ks.GhostBatchNormalization(momentum=1.5), "`momentum` must be a finite number in [0"),
-    (lambda: ks.GhostBatchNormalization(epsilon=-1e-3), f"`epsilon` {PLAIN}epsilon=-0.001"),
-    *(
-        (lambda v=v: ks.GhostBatchNormalization(v), "`ghost_batch_size` must be an integer >= 1")
-        for v in NOT_COUNTS
-    ),
-    *(
-        (lambda v=v: ks.LARS(trust_coefficient=v), "`trust_coefficient` must")
-        for v in NOT_STRENGTHS
-    ),
-    *((lambda v=v: ks.LARS(decay=v), f"`decay` {PLAIN}") for v in NOT_STRENGTHS),
-    *((lambda v=v: ks.LAMB(decay=v), f"`decay` {PLAIN}") for v in NOT_STRENGTHS),
-    (lambda: ks.LAMB(beta_1=1.5), "`beta_1` must be a finite number in [0, 1]. Received"),
-    (lambda: ks.LAMB(beta_2=-1), "`beta_2` must be a finite number in [0, 1]. Received"),
-    (lambda: ks.LAMB(epsilon="1"), f"`epsilon` {PLAIN}"),
-    (lambda: ks.PartiallyAdaptive(partial=0.6), "`partial` must be a finite number in [0, 0.5]"),
-    (lambda: ks.PartiallyAdaptive(beta_1=2), "`beta_1` must be a finite number in [0, 1]"),
-    *(
-        (lambda v=v: ks.SmoothOut(SGD(), seed=v), f"`seed` must be an integer. Received: seed={v}")
-        for v in (1.5, True, None)
-    ),
-    # What is common to all optimizers is the inner one's.
-    *(
-        (lambda m=m: m(SGD(), clipnorm=1.0), f"{m.__name__}(keras.optimizers.SGD(0.1, clipnorm=1.0")
-        for m in (ks.SmoothOut, ks.AdaSmoothOut, ks.SAM, ks.ASAM, ks.Lookahead)
-    ),
-    (lambda: ks.SAM(SGD(), learning_rate=0.1, use_ema=True), "take ['learning_rate', 'use_ema']"),
-    # The inner optimizer.
-    (lambda: ks.SAM(LossScaleOptimizer(SGD())), "inside `LossScaleOptimizer`, not around it"),
-    (lambda: ks.SAM("sgdd"), "Could not interpret optimizer identifier: sgdd"),
-    (lambda: ks.SAM(3), "Could not interpret optimizer identifier: 3"),
-    (lambda: ks.SAM(SGD), "Could not interpret optimizer identifier: <class"),
-    (lambda: ks.SAM(None), "`inner` must be"),
-    # Schedules.
-    (lambda: schedules.ConstantRadius(-1), f"`radius` {PLAIN}radius=-1"),
-    (lambda: schedules.AnnealedRadius(0.1, decay="1"), f"`decay` {PLAIN}decay='1'"),
-    (lambda: schedules.TanhRadius(0.1, 0), "`total_steps` must be an integer >= 1. Received"),
-    (lambda: schedules.TanhRadius(0.1, 9, math.nan), f"`steepness` {PLAIN}steep"),
-    # Large-batch rules.
-    *(
-        (lambda v=v: scaling.linear_scaling(v, 1), "`batch_size` must be an integer >= 1")
-        for v in NOT_COUNTS
-    ),
-    *(
-        (lambda v=v: scaling.random_matrix_scaling(8, v, 1.0, 1.0), "`base_batch_size` must be an")
-        for v in NOT_COUNTS
-    ),
-    *(
-        (lambda v=v: scaling.random_matrix_scaling(8, 4, 1.0, 1.0, v), "`examples` must be an")
-        for v in NOT_COUNTS
-    ),
+ARGUMENTS = [  # What the generated table of test_refusals.py does not hold.
+    (lambda: ks.SmoothOut(SGD(), copies=3, antithetic=True), "copies=3"),
+    (lambda: ks.SmoothOut(SGD(), antithetic=True), "copies=1"),
+    (lambda: ks.SAM(SGD(), learning_rate=0.1, use_ema=True), "['learning_rate', 'use_ema']"),
     (
         lambda: scaling.random_matrix_scaling(8, 4, 0.0, 1.0, examples=8),
-        "`outlier` must be > 0 without noise",
+        "outlier=0.0, variance=1.0, examples=8",
     ),
-    (
-        lambda: scaling.random_matrix_scaling(8, 4, 1.0, 1.0, adaptive="no"),
-        "`adaptive` must be True or False",
-    ),
+    (lambda: ks.DistanceFromInit(5), "path=5"),
+    (lambda: batches(x=np.zeros((0, 2)), y=np.zeros(0)), "`x`"),
+    (lambda: batches(y=[1, 2]), "y=[1, 2]"),
+    (lambda: batches(x=np.array(1.0)), "`x`"),
     *(
-        (lambda v=v: scaling.Recipe(8, 0.1, 9, v), "`milestones` must be")
-        for v in (5, "5", None, (5.0,), ("5",))
-    ),
-    (
-        lambda: RECIPE.for_batch_size(64, regime_adaptation="no"),
-        "`regime_adaptation` must be True or False",
-    ),
-    *((lambda v=v: RECIPE.updates(v), "`examples` must be an integer >= 1") for v in NOT_COUNTS),
-    *((lambda v=v: RECIPE.schedule(v), "`examples` must be an integer >= 1") for v in NOT_COUNTS),
-    *((lambda v=v: RECIPE.schedule(64, v), f"`decay` {PLAIN}") for v in NOT_NUMBERS),
-    # Callbacks and data.
-    (lambda: ks.DistanceFromInit(5), "`path` must be a path or None. Received: path=5"),
-    (lambda: batches(x=np.zeros((0, 2)), y=np.zeros(0)), "`x` must be an array of examples"),
-    (lambda: batches(y=[1, 2]), "`y` must be an array of examples. Received: y=[1, 2]"),
-    (lambda: batches(x=np.array(1.0)), "`x` must be an array of examples"),
-    *((lambda v=v: batches(seed=v), "`seed` must be an integer >= 0") for v in NOT_COUNTS[1:]),
-    *((lambda v=v: batches(start=v), "`start` must be an integer >= 0") for v in NOT_COUNTS[1:]),
-    *(
-        (lambda v=v: batches(batch_sizes=v), "`batch_sizes` must be a dictionary that holds")
-        for v in (8, None, "8", [8], {})
-    ),
-    # Models.
-    *(
-        (lambda v=v: small(ks.Model).compile("sgd", ghost_batch_size=v), "`ghost_batch_size` must")
+        (lambda v=v: small(ks.Model).compile("sgd", ghost_batch_size=v), f"ghost_batch_size={v!r}")
         for v in NOT_COUNTS
     ),
     (lambda: ks.wrap(OwnTrainStep()), "class OwnTrainStep(keras_smoothout.TrainStep, keras.Model)"),
-    (lambda: ks.wrap(OwnLoss()), "Received: a model with its own compute_loss"),
-    (lambda: ks.wrap(layers.Dense(1)), "`wrap` takes a `keras.Model`"),
+    (lambda: ks.wrap(OwnLoss()), "own compute_loss"),
+    (lambda: ks.wrap(layers.Dense(1)), "`wrap`"),
 ]
 
 
