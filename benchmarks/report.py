@@ -268,12 +268,15 @@ def by_radius(setting, rows):
     save(figure, f"{setting}_radius")
 
 
+EVIDENCE = ("SGD", "+ ghost batches", "SmoothOut", "SAM", "LAMB + SAM")
+
+
 def evidence(rows, sizes=(128, 2048, 8192)):
-    """The README's table: test accuracy and loss of each method."""
+    """The README's table: test accuracy and loss of five methods."""
     columns = [(size, name) for size in sizes for name in ("test accuracy", "test loss")]
     heads = ["", *(f"{size}: {name.removeprefix('test ')}" for size, name in columns)]
     cells = [
-        (k, [mean_std(n, c[s]) if s in c else "" for s, n in columns]) for k, c in rows.items()
+        (k, [mean_std(n, rows[k][s]) if s in rows[k] else "" for s, n in columns]) for k in EVIDENCE
     ]
     return table(heads, cells)
 
