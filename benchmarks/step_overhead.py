@@ -2,8 +2,9 @@
 
 One process, one batch. Each contender has a model of its own; they take turns, step by step, and
 each step is paired with the plain `keras.Model` step of the same turn. The table shows the median
-of the ratios, which a drifting machine does not move, and their quartiles. Set KERAS_BACKEND=jax
-for the other half.
+of the ratios, which a drifting machine does not move, and their quartiles. The first step, which
+traces and compiles, is a ratio of its own: fresh models in turn, the median of `--firsts` pairs.
+Set KERAS_BACKEND=jax for the other half. The methods are those of the package's table.
 """
 
 import argparse
@@ -15,26 +16,22 @@ import numpy as np
 
 import keras_smoothout as ks
 import models
+from keras_smoothout.methods import METHODS
 
 SETTINGS = {  # model: input shape, batch size
     "f1": ((28, 28, 1), 256),
     "resnet20": ((32, 32, 3), 128),
 }
-METHODS = {  # name: gradients a step, optimizer around another, arguments of compile
-    "plain again": (1, lambda inner: inner, {}),
-    "SmoothOut": (1, lambda inner: ks.SmoothOut(inner, 0.01), {}),
-    "SmoothOut normal": (1, lambda inner: ks.SmoothOut(inner, 0.01, "normal"), {}),
-    "AdaSmoothOut": (1, lambda inner: ks.AdaSmoothOut(inner, 0.1), {}),
-    "SmoothOut copies=2": (2, lambda inner: ks.SmoothOut(inner, 0.01, copies=2), {}),
-    "SAM": (2, lambda inner: ks.SAM(inner, 0.05), {}),
-    "SAM interval=5": (1.2, lambda inner: ks.SAM(inner, 0.05, interval=5), {}),
-    "ASAM": (2, lambda inner: ks.ASAM(inner, 0.5), {}),
-    "Lookahead": (1, lambda inner: ks.Lookahead(inner), {}),
-    "Lookahead(SmoothOut)": (1, lambda inner: ks.Lookahead(ks.SmoothOut(inner, 0.01)), {}),
-    "ghost layers 64": (1, lambda inner: inner, {"ghost_layers": 64}),
-    "ghost batch 64": (1, lambda inner: inner, {"ghost_batch_size": 64}),
+CONTENDERS = {  # name: optimizer around another, arguments of compile
+    "plain again": (lambda inner: inner, {}),
+    **{row.cls.__name__: (row.cls, {}) for row in METHODS.values() if row.callback is None},
+    "SmoothOut normal": (lambda inner: ks.SmoothOut(inner, 0.01, "normal"), {}),
+    "SmoothOut copies=2": (lambda inner: ks.SmoothOut(inner, 0.01, copies=2), {}),
+    "SAM interval=5": (lambda inner: ks.SAM(inner, 0.05, interval=5), {}),
+    "Lookahead(SmoothOut)": (lambda inner: ks.Lookahead(ks.SmoothOut(inner, 0.01)), {}),
+    "ghost layers 64": (lambda inner: inner, {"ghost_layers": 64}),
+    "ghost batch 64": (lambda inner: inner, {"ghost_batch_size": 64}),
     "SmoothOut, ghost batch 64": (
-        1,
         lambda inner: ks.SmoothOut(inner, 0.01),
         {"ghost_batch_size": 64},
     ),
@@ -71,34 +68,55 @@ def contender(model_name, around, options):
     return step
 
 
+def pairs(plain, step, count, seconds=float("inf")):
+    """Ratios of `step` over `plain`, which take turns in going first, and the plain times."""
+    ratios, baseline, start = [], [], time.perf_counter()
+    while len(ratios) < count and time.perf_counter() - start < seconds:
+        first, second = (plain, step) if len(ratios) % 2 else (step, plain)
+        times = {first: first()}
+        times[second] = second()
+        ratios.append(times[step] / times[plain])
+        baseline.append(times[plain])
+    return ratios, baseline
+
+
+def first_step(name, around, options):
+    """A function that builds a model anew and takes the time of its first step."""
+
+    def first():
+        keras.backend.clear_session()
+        return contender(name, around, options)()
+
+    return first
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(SETTINGS), choices=SETTINGS)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--pairs", type=int, default=60, help="pairs of steps for each method")
+    parser.add_argument("--firsts", type=int, default=5, help="pairs of first steps, 0 for none")
     parser.add_argument("--seconds", type=float, default=120, help="bound for each method")
     args = parser.parse_args()
     print(f"keras {keras.__version__}, backend {keras.backend.backend()}")
-    print("| model | batch | method | gradients | ratio | quartiles | plain ms | pairs |")
+    print("| model | batch | method | ratio | quartiles | plain ms | first step | plain s |")
     print("|---|---|---|---|---|---|---|---|")
     for name in args.models:
-        plain = contender(name, None, {})
         for method in args.methods:
-            gradients, around, options = METHODS[method]
-            step = contender(name, around, options)
+            firsts, first = ["-"], ["-"]
+            if args.firsts:
+                makers = first_step(name, None, {}), first_step(name, *CONTENDERS[method])
+                firsts, first = pairs(*makers, args.firsts)
+                firsts, first = ([f"{statistics.median(n):.2f}"] for n in (firsts, first))
+            plain, step = contender(name, None, {}), contender(name, *CONTENDERS[method])
             for _ in range(3):
                 plain(), step()
-            ratios, baseline, start = [], [], time.perf_counter()
-            while len(ratios) < args.pairs and time.perf_counter() - start < args.seconds:
-                first, second = (plain, step) if len(ratios) % 2 else (step, plain)
-                times = {first: first()}
-                times[second] = second()
-                ratios.append(times[step] / times[plain])
-                baseline.append(1000 * times[plain])
+            ratios, baseline = pairs(plain, step, args.pairs, args.seconds)
             low, middle, high = statistics.quantiles(ratios, n=4)
             print(
-                f"| {name} | {SETTINGS[name][1]} | {method} | {gradients} | {middle:.3f} "
-                f"| {low:.3f} to {high:.3f} | {statistics.median(baseline):.1f} | {len(ratios)} |",
+                f"| {name} | {SETTINGS[name][1]} | {method} | {middle:.3f} | {low:.3f} to "
+                f"{high:.3f} | {1000 * statistics.median(baseline):.1f} | {firsts[0]} "
+                f"| {first[0]} |",
                 flush=True,
             )
 

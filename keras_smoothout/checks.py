@@ -1,6 +1,7 @@
 """Checks of arguments and data: each raises a `ValueError` that says what was received."""
 
 import math
+import re
 from numbers import Integral
 
 import keras
@@ -16,6 +17,16 @@ def received(name, value):
     """The end of an error, with the cure for NumPy's numbers, which configs do not keep."""
     cure = f", a NumPy number: pass `{name}.item()`" if isinstance(value, np.generic) else ""
     return f"Received: {name}={value!r}{cure}"
+
+
+def as_flags(message, names):
+    """A `message` about arguments, as one about the flags of the same `names`."""
+
+    def flag(match):
+        return f"--{match[1]}{match[2]}" if match[1] in names else match[0]
+
+    message = re.sub(r"`(\w+)((?:=[^`]*)?)`", flag, message)
+    return re.sub(r"(?<=Received: )(\w+)(=)", flag, message)
 
 
 def check_number(name, value, least=0, most=math.inf, alternative=""):

@@ -1,6 +1,6 @@
-"""Data for the command line: scikit-learn's digits, a set of tensorflow-datasets, or an .npz file.
+"""Data by name: scikit-learn's digits, a set of tensorflow-datasets, or an .npz file.
 
-Images come as `train.py` shows them to a network: each channel has mean 0 and deviation 1 over the
+Images come as a network is shown them in training: each channel has mean 0 and deviation 1 over the
 examples that it is trained on.
 """
 
@@ -9,7 +9,7 @@ import pathlib
 import keras
 import numpy as np
 
-MEMORY_BYTES = 2**30  # Of pixels; train.py streams what is more.
+MEMORY_BYTES = 2**30  # Of pixels; a training streams what is more.
 MOMENT_EXAMPLES = 10_000  # Streamed splits estimate mean and deviation from the first so many.
 READ = 1000  # Images at a time.
 
@@ -35,7 +35,7 @@ def load(
             `None`: as they are.
         download: Whether tensorflow-datasets may fetch the set. Defaults to `False`.
         train_split: Split that the network is trained on. Defaults to `"train"`.
-        train_examples: Number of examples of it that `train.py` drew. Defaults to `None`: all.
+        train_examples: Number of examples of it that the training drew. Defaults to `None`: all.
 
     Raises:
         ValueError: If there is no such data, or it does not fit into memory.
@@ -110,11 +110,11 @@ def prepared(name, data_dir, download, image_size):
         builder.download_and_prepare()
     if not builder.is_prepared():
         raise FileNotFoundError(
-            f"Dataset '{name}' is not prepared in {builder.data_dir}. Pass --download to fetch it, "
-            "or --data_dir to name the folder that holds it."
+            f"Dataset '{name}' is not prepared in {builder.data_dir}. Pass `download` to fetch it, "
+            "or `data_dir` to name the folder that holds it."
         )
     if None in pair[0].shape and not image_size:
-        raise ValueError(f"The images of '{name}' vary in size. Pass --image_size to resize them.")
+        raise ValueError(f"The images of '{name}' vary in size. Pass `image_size` to resize them.")
     return builder, *pair
 
 
@@ -132,7 +132,7 @@ def open_tfds(name, data_dir, split, image_size, download, first=None):
         if not (first and examples):
             raise ValueError(
                 f"{split} of {name} has {examples} images of {height}x{width}, none or too many at "
-                "once: take a part of them, as in --split=train[:10000]"
+                "once: take a part of them, as in `split=train[:10000]`"
             )
         dataset = dataset.take(first)
     batches = dataset.batch(1 if None in image.shape else READ)

@@ -10,6 +10,7 @@ from etils import epath
 
 import models
 from keras_smoothout import scaling
+from keras_smoothout.checks import as_flags
 from training import batches, methods
 from training.devices import STRATEGIES
 
@@ -135,15 +136,8 @@ def saved_flags():
 
 
 def spelled(message):
-    """A message about arguments, as one about the flags of the same names."""
-    message = re.sub(
-        r"`(\w+)((?:=[^`]*)?)`", lambda m: _flag(m[1]) + m[2] if m[1] in FLAGS else m[0], message
-    )
-    return re.sub(r"(?<=Received: )(\w+)(?==)", lambda m: _flag(m[1]), message)
-
-
-def _flag(name):
-    return f"--{name}" if name in FLAGS else name
+    """A message about arguments, as one about flags."""
+    return as_flags(message, FLAGS)
 
 
 def kept():

@@ -28,6 +28,7 @@ import keras
 import numpy as np
 
 from keras_smoothout import datasets
+from keras_smoothout.checks import as_flags
 from keras_smoothout.landscape.curvature.hessian import hessian
 from keras_smoothout.landscape.curvature.spectrum import density
 from keras_smoothout.landscape.measures import FROM_START, MEASURES, Measured, measures, table
@@ -237,7 +238,7 @@ def main(argv=None):
         print(f"\nInterrupted. What was finished is in {options.out}.")
         sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(" ".join(str(error).split()))
+        sys.exit(as_flags(" ".join(str(error).split()), vars(options)))
     print(f"\nWritten to {options.out}")
 
 

@@ -244,7 +244,7 @@ def test_labels_tell_models_apart(folder):
         (["{f}/few.keras", "--dataset=digits"], "The model knows 4 classes, the labels go to 9"),
         (["{f}/naked.keras", "--dataset=digits"], "saved without a loss: pass --loss"),
         (["{f}/run", "--measures=hight"], "Received: hight"),
-        (["{f}/run", "--measures=pac_bayes_bound"], "need `start`"),
+        (["{f}/run", "--measures=pac_bayes_bound"], "need --start"),
         (["{f}/run", "--image_size=-1"], "--image_size must be at least 0"),
         (["{f}/run", "--examples=-1"], "--examples must be at least 0"),
         (["{f}/run", "--batch_norm=none"], "invalid choice"),

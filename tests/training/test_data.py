@@ -157,7 +157,7 @@ def test_labels_of_a_stream_are_looked_at_too(monkeypatch):
 
 
 def test_a_missing_set_tells_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match="--download to fetch it, or --data_dir"):
+    with pytest.raises(FileNotFoundError, match="`download`.*`data_dir`"):
         data.load("cifar10", data_dir=tmp_path)
     with pytest.raises(
         ValueError, match="must be 'digits' or a name of.*Received: dataset=no_such"
