@@ -23,7 +23,7 @@ class GhostBatchNormalization(layers.BatchNormalization):
 
     Args:
         ghost_batch_size: Number of examples that share statistics. Defaults to `128`.
-        **kwargs: As for `keras.layers.BatchNormalization`, but for `renorm` and `synchronized`. A
+        **kwargs: As for `keras.layers.BatchNormalization`, except `renorm` and `synchronized`. A
             step applies `momentum` once for each ghost batch, so a value that suits batches of
             `ghost_batch_size` suits here.
 
@@ -103,7 +103,7 @@ class GhostBatchNormalization(layers.BatchNormalization):
         return sums / ops.cast(counts, rows.dtype)[:, None]
 
     def _spread(self, ghosts, x):
-        """What belongs to each example: (ghosts, channels) to the shape of `x`, but for ones."""
+        """Repeat rows of (ghosts, channels) for each example, to broadcast against `x`."""
         batch = ops.shape(x)[0]
         rows = ops.repeat(ghosts, self.ghost_batch_size, axis=0)[:batch]
         shape = [batch, *[1] * (len(x.shape) - 1)]

@@ -81,7 +81,7 @@ def unit(noise, weight, scale):
 
 @backend.fused
 def perturb(weights, radius, *parts, moved, distribution="uniform", scale="absolute"):
-    """`weights + radius * noise`, with a draw of its own for each weight and each key `parts`.
+    """`weights + radius * noise`, with a separate draw for each weight and each key `parts`.
 
     Args:
         weights: List of tensors.

@@ -203,12 +203,12 @@ class Recipe:
         return dataclasses.replace(self, **changes, why=tuple(why))
 
     def updates(self, examples):
-        """Number of weight updates in a training on so many examples."""
+        """Number of weight updates in a training on `examples` examples."""
         check_count("examples", examples)
         return self.epochs * math.ceil(examples / self.batch_size)
 
     def schedule(self, examples, decay=0.1):
-        """The learning rate over the steps of a training on so many examples.
+        """The learning rate over the steps of a training on `examples` examples.
 
         Constant between milestones, after each of which it is multiplied by `decay`; rising from 0
         over `warmup_epochs`.

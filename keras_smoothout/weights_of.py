@@ -14,9 +14,9 @@ from keras_smoothout.recalibrate import recalibrate
 def weights_of(model, data=None, batch_size=500):
     """Have `model` hold the weights that its optimizer wants evaluated, inside a `with` block.
 
-    Averages, slow weights and their like stand beside the weights in training. `evaluate`,
-    `predict` and validation look at them by themselves; saving, exporting and the landscape look at
-    the model's weights. After the block, weights and moving statistics are as before, to the bit.
+    Averages and slow weights are kept in addition to the weights in training. `evaluate`, `predict`
+    and validation look at them by themselves; saving, exporting and the landscape look at the
+    model's weights. After the block, weights and moving statistics are as before, to the bit.
 
     Args:
         model: A built `keras.Model`. Without weights of that kind it keeps its own.

@@ -23,8 +23,8 @@ text("data_dir", None, "Folder of prepared tfds sets (default: that of tfds).")
 switch("download", False, "Let tfds download and prepare the set.")
 text("train_split", "train", "Split of tfds to train on, such as train[:45000].")
 text("test_split", "test", "Split of tfds to test on.")
-number("image_size", None, "Resize all images to so many pixels.", 1)
-number("train_examples", None, "Train on so many examples only, the same for all seeds.", 1)
+number("image_size", None, "Height and width, in pixels, that all images are resized to.", 1)
+number("train_examples", None, "Number of training examples, the same ones for all seeds.", 1)
 choice("augment", "none", batches.AUGMENTATIONS, "Random crops, and mirror images.")
 real("label_smoothing", 0.0, "Share of each label that is spread over all classes.", 0, 1)
 
@@ -33,7 +33,7 @@ real("l2", 0.0, "Weight decay in the gradient: l2/2 times the squared norm in th
 
 text("method", "sgd", f"{methods.KNOWN}.")
 texts("compare", [], "Methods to train in turn, on the same data and seeds.")
-number("seeds", 1, "Train each method with so many seeds, from --seed on.", 1)
+number("seeds", 1, "Number of seeds for each method, from --seed on.", 1)
 choice("radius_schedule", "constant", ("constant", "annealed", "tanh"), "Radius over the steps.")
 
 number("batch_size", 128, "Examples in a batch, over all replicas.", 1)
@@ -46,7 +46,12 @@ number("small_batch_epochs", 0, "Epochs to begin with at --base_batch_size: a wa
 switch("drop_remainder", False, "Leave out the smaller last batch of an epoch.")
 number("epochs", 20, "Epochs to train, those before --resume included.", 1)
 real("learning_rate", 0.1, "Learning rate, the highest of the schedule.", 0)
-choice("lr_schedule", "constant", ("constant", "cosine", "piecewise", "polynomial"), "Its course.")
+choice(
+    "lr_schedule",
+    "constant",
+    ("constant", "cosine", "piecewise", "polynomial"),
+    "Learning-rate schedule.",
+)
 texts("lr_milestones", [], "Epochs after which piecewise multiplies by --lr_decay.")
 real("lr_decay", 0.1, "Factor of piecewise.", 0)
 real("lr_power", 1.0, "Exponent of polynomial; 1 is a straight line.", 0, 10)
@@ -70,9 +75,11 @@ text("tpu", None, "Name of the TPU for --strategy=tpu, or 'local' on a TPU VM.")
 text("workdir", None, "Folder of the run (default: runs/<dataset>-<model>-<method>).")
 switch("terminate_on_nan", True, "End a run whose loss is not finite; its checkpoint stays.")
 switch("track_distance", False, "Record how far the weights go: distance.csv, distance.png.")
-switch("resume", False, "Go on with the run in --workdir; its flags hold but for those given.")
+switch("resume", False, "Continue the run in --workdir; its flags hold, except those given.")
 switch("resume_or_begin", False, "--resume if --workdir holds a run: for jobs that are restarted.")
-number("keep_checkpoints", 2, "Newest checkpoints to keep, beside that of the best epoch.", 1)
+number(
+    "keep_checkpoints", 2, "Newest checkpoints to keep, in addition to that of the best epoch.", 1
+)
 switch("overwrite", False, "Delete the run in the workdir first.")
 number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, 2)
 
@@ -111,7 +118,7 @@ def parse(argv):
 
 
 def recall(given):
-    """Sets all flags to those of the run in the workdir, but for those that may be given anew."""
+    """Sets all flags to those of the run in the workdir, but for those that can be given again."""
     saved = saved_flags()
     if not saved.exists():
         raise flags.Error(f"there is no run to --resume in {FLAGS.workdir}: {saved} is missing")

@@ -60,7 +60,7 @@ class Record(keras.callbacks.Callback):
     Args:
         workdir: Folder to write to.
         history: Rows of the epochs before; those to come are added to it.
-        keep: Number of newest checkpoints to keep, beside that of the best epoch.
+        keep: Number of newest checkpoints to keep, in addition to that of the best epoch.
         writes: Whether this process writes.
     """
 

@@ -21,8 +21,8 @@ class DistanceFromInit(keras.callbacks.Callback):
     TensorBoard and CSVLogger; pass this callback before theirs.
 
     Args:
-        path: CSV file of (step, distance) to write to as they are measured, or `None`. One that
-            is there is gone on with. Defaults to `None`.
+        path: CSV file of (step, distance) to write to as they are measured, or `None`. An
+            existing one is continued. Defaults to `None`.
         points_per_decade: Number of measurements while `t` grows tenfold. Defaults to `20`.
         start: List of arrays, the weights to measure from, for a training that goes on. Defaults to
             `None`: those at the begin of the first `fit`.

@@ -15,7 +15,7 @@ class Batches:
     Args:
         model: The `keras.Model` that they are for.
         x: Array or nest of arrays; or, without `y`, batches: a `tf.data.Dataset`,
-            `keras.utils.PyDataset` or another iterable that starts anew each time. Without `y`, a
+            `keras.utils.PyDataset` or another iterable that starts again each time. Without `y`, a
             list of arrays is refused unless the model is known to have several inputs.
         y: Array or nest of arrays, or `None`.
         sample_weight: Array or nest of arrays, or `None`.

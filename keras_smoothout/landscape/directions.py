@@ -28,7 +28,7 @@ def arrays_of(objective, other):
 def place_of(objective, other):
     """`arrays_of(objective, other)`, which are a place where the loss is that of `other`.
 
-    BatchNormalization's moving statistics may differ where they are counted again, and so may the
+    BatchNormalization's moving statistics may differ where they are re-estimated, and so may the
     states of random generators, which are not used.
 
     Raises:

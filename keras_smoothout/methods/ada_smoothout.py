@@ -24,7 +24,7 @@ class AdaSmoothOut(SmoothOut):
         **kwargs: As for `SmoothOut`.
 
     Reduces to: `inner` when `radius=0`.
-    Cost: `copies` gradients a step and one copy of the weights.
+    Cost: `copies` gradients per step and one copy of the weights.
     Differs from the paper: nothing.
 
     Example:

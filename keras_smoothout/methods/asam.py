@@ -31,7 +31,7 @@ class ASAM(SAM):
         ValueError: If an argument is out of its range.
 
     Reduces to: `inner` when `rho=0`.
-    Cost: 2 gradients a step (1 + 1/`interval` on average) and two copies of the weights.
+    Cost: 2 gradients per step (1 + 1/`interval` on average) and two copies of the weights.
     Differs from the paper: T is 1 for biases and betas, as in the authors' code; `1e-12` is added
         to the norm.
 

@@ -39,7 +39,7 @@ class LAMB(keras.optimizers.Optimizer):
         ValueError: If an argument is out of its range.
 
     Reduces to: `keras.optimizers.Lamb` when `decay=0` and nothing is excluded, to rounding.
-    Cost: 1 gradient a step and two copies of the weights that are kept, as Adam.
+    Cost: 1 gradient per step and two copies of the weights that are kept, as Adam.
     Differs from the paper: the ratio's function phi is the identity, and biases and norms are
         excluded, as in the authors' code.
 

@@ -40,7 +40,7 @@ class LARS(keras.optimizers.SGD):
         ValueError: If an argument is out of its range.
 
     Reduces to: `keras.optimizers.SGD` for what is in `exclude`.
-    Cost: 1 gradient a step and one copy of the weights that is kept, as SGD with momentum.
+    Cost: 1 gradient per step and one copy of the weights that is kept, as SGD with momentum.
     Differs from the paper: biases and norms are excluded, as in all later work.
 
     Example:

@@ -38,7 +38,7 @@ class Lookahead(Method):
         ValueError: If an argument is out of its range.
 
     Reduces to: `inner` when `slow_step_size=1`.
-    Cost: 1 gradient a step and one copy of the weights that is kept.
+    Cost: 1 gradient per step and one copy of the weights that is kept.
     Differs from the paper: nothing; slow weights start as the initial weights, as there.
 
     Example:

@@ -28,7 +28,7 @@ class NudgedSGD(Method):
         w = constraint(w + step + (factor - 1) * sum_k <v_k, step> v_k)
 
     The directions `v_k` are eigenvectors of the Hessian, largest eigenvalues first. The callback
-    `keras_smoothout.landscape.TrackSharpestDirections` finds them every so many epochs or steps and
+    `keras_smoothout.landscape.TrackSharpestDirections` finds them every few epochs or steps and
     hands them over by `set_directions`; as long as there are none, the step is the inner one. The
     inner optimizer's momentum is never scaled. Works in any Keras model.
 
@@ -42,7 +42,7 @@ class NudgedSGD(Method):
         ValueError: If an argument is out of its range, or `inner` has `use_ema=True`.
 
     Reduces to: `inner` when `factor=1`.
-    Cost: 1 gradient a step and `directions` copies of the weights that are kept, beside what it
+    Cost: 1 gradient per step and `directions` copies of the weights that are kept, beside what it
         costs to find the directions.
     Differs from the paper: `inner` may be any optimizer; the paper's is plain SGD. Directions are
         those of the largest eigenvalues; its code takes the largest magnitudes, which may be

@@ -33,9 +33,9 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
     Raises:
         ValueError: If an argument is out of its range.
 
-    Reduces to: AMSGrad when `partial=0.5`; SGD with momentum when `partial=0`, but for the factor
-        `(1 - beta_1) * step` of the learning rate.
-    Cost: 1 gradient a step and three copies of the weights that are kept.
+    Reduces to: AMSGrad when `partial=0.5`; SGD with momentum when `partial=0`, except for the
+        factor `(1 - beta_1) * step` of the learning rate.
+    Cost: 1 gradient per step and three copies of the weights that are kept.
     Differs from the paper: the bias corrections of its code, which its algorithm leaves out.
 
     Example:

@@ -1,6 +1,6 @@
 """SAM and ASAM: descend the loss at the worst point of a ball around the weights.
 
-Two gradients a step: the first finds the direction in which the loss rises most; the second is
+Two gradients per step: the first finds the direction in which the loss rises most; the second is
 taken at the end of a step of length `rho` in that direction, and the inner optimizer applies it to
 the weights before that step.
 """
@@ -33,7 +33,7 @@ class SAM(Method):
             iteration. Defaults to `0.05`.
         interval: The second gradient is taken on every `interval`-th step only; the other steps
             are the inner optimizer's own. Defaults to `1`.
-        perturbation: `"replica"` for an ascent of its own on each replica (and ghost batch), which
+        perturbation: `"replica"` for a separate ascent on each replica (and ghost batch), which
             is m-sharpness; `"shared"` for one ascent along the sum over replicas. Defaults to
             `"replica"`.
 
@@ -41,7 +41,7 @@ class SAM(Method):
         ValueError: If an argument is out of its range.
 
     Reduces to: `inner` when `rho=0`.
-    Cost: 2 gradients a step (1 + 1/`interval` on average) and two copies of the weights.
+    Cost: 2 gradients per step (1 + 1/`interval` on average) and two copies of the weights.
     Differs from the paper: `1e-12` is added to the norm.
 
     Example:

@@ -47,7 +47,7 @@ class SmoothOut(Method):
         antithetic: Whether the copies come in pairs `+u, -u`. Defaults to `False`.
         exclude: Names of variables or layers without noise, compared with the parts of each
             variable's path. Defaults to `("gamma", "beta")`, BatchNormalization's.
-        perturbation: `"replica"` for a draw of its own on each replica, `"shared"` for the same
+        perturbation: `"replica"` for a separate draw on each replica, `"shared"` for the same
             one. Defaults to `"replica"`.
         denoise: Whether the weights are clean again after the step. `False` is an ablation: the
             first draw of the step stays in the weights. Defaults to `True`.
@@ -57,8 +57,8 @@ class SmoothOut(Method):
         ValueError: If an argument is out of its range.
 
     Reduces to: `inner` when `radius=0`.
-    Cost: `copies` gradients a step and one copy of the weights.
-    Differs from the paper: nothing. As in its code, each ghost batch has a draw of its own; unlike
+    Cost: `copies` gradients per step and one copy of the weights.
+    Differs from the paper: nothing. As in its code, each ghost batch has its own draw; unlike
         there, nothing is subtracted again, so the weights are restored to the bit. The filters of
         transposed and depthwise convolutions lie along other axes than the last.
 

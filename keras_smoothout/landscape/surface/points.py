@@ -20,7 +20,7 @@ def evaluate_at(objective, points, count, recalibrate_on=None, progress=False):
 
     BatchNormalization's moving statistics belong to the weights they were counted at. Near one
     model they may be held; between models they would be wrong everywhere, and what looks like a
-    barrier may be nothing else. Counting them again is right where they would be counted again
+    barrier may be nothing else. Re-estimating them is right where they would be re-estimated
     before the weights are used. Nothing is counted with `Objective(batch_norm="training")`, where
     each batch has its own statistics: the same, if one batch holds all of the data.
 

@@ -8,7 +8,7 @@
 The model is never changed, whatever happens. A point costs one pass over the objective's examples
 without gradients, and another over those of `recalibrate_on`.
 `recalibrate_on` is that of `points.evaluate_at`; by default, moving statistics are held around one
-model, as Li et al. hold them, and counted again between models, as Garipov et al. do.
+model, as Li et al. hold them, and re-estimated between models, as Garipov et al. do.
 """
 
 import numpy as np
@@ -74,7 +74,7 @@ def interpolate(objective, other, alphas=None, *, recalibrate_on="own", progress
         ValueError: If the two do not have the same trainable weights, or differ in frozen ones.
 
     Cost: a pass over the examples for each of `alphas`, two with BatchNormalization.
-    Differs from the paper: BatchNormalization's statistics are counted again at each point; the
+    Differs from the paper: BatchNormalization's statistics are re-estimated at each point; the
         authors' code interpolates them with the weights.
 
     Reference: Keskar et al., *On Large-Batch Training for Deep Learning: Generalization Gap and

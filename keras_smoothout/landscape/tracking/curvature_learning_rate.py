@@ -19,7 +19,7 @@ from keras_smoothout.landscape.curvature.spectrum import lanczos
 from keras_smoothout.landscape.tracking.track import Track
 
 RULES = ("heavy_ball", "cauchy")
-CHANGE = 0.01  # Of `1 - momentum`, from which on the step is worth compiling anew.
+CHANGE = 0.01  # Of `1 - momentum`, from which on the step is worth compiling again.
 
 
 def heavy_ball(largest, smallest):
@@ -52,7 +52,7 @@ def heavy_ball(largest, smallest):
 
 
 class CurvatureLearningRate(Track):
-    """Set learning rate and momentum by the curvature, every so many epochs.
+    """Set learning rate and momentum by the curvature, every few epochs.
 
         L, mu = largest and smallest Ritz value of the Hessian after so many Lanczos steps
         learning_rate, momentum = heavy_ball(L, max(mu, floor * L))           "heavy_ball"
@@ -85,7 +85,7 @@ class CurvatureLearningRate(Track):
             its learning rate or, for `"heavy_ball"`, no momentum above 0.
 
     Cost: `lanczos_steps` products with the Hessian over `x` (one for `"cauchy"`), and the training
-        step is compiled anew where the momentum changes (by 1 % of its distance from 1, or else it
+        step is compiled again where the momentum changes (by 1 % of its distance from 1, or else it
         stays): to Keras it is a constant.
     Differs from the paper: `floor`; where the curvature is not above 0 along the gradient
         (`"cauchy"`) or anywhere (`"heavy_ball"`), the learning rate stays as it is. In its code

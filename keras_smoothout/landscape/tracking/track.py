@@ -17,7 +17,7 @@ from keras_smoothout.landscape.objective import Objective
 
 
 class Track(keras.callbacks.Callback):
-    """Base of callbacks that hold an `Objective` of the model in training, made anew in each `fit`.
+    """Base of callbacks that hold an `Objective` of the model in training, a new one in each `fit`.
 
     Args:
         x: As for `Objective`: some of the training data.
@@ -43,7 +43,7 @@ class Track(keras.callbacks.Callback):
 
 
 class TrackSharpness(Track):
-    """Measure the sharpness every so many epochs, by any of `measures`.
+    """Measure the sharpness every few epochs, by any of `measures`.
 
     The logs hold each measure by its name, and `sharpness_seconds`. Distances are from the weights
     at the start of the first `fit` of the model.
