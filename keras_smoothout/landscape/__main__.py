@@ -56,19 +56,9 @@ def arguments(argv):
     add("--dataset", help="digits, a name of tensorflow-datasets, or an .npz file with x and y")
     add("--data_dir", help="folder of prepared tensorflow-datasets")
     add("--download", action="store_true", help="let tensorflow-datasets fetch the set")
-    add(
-        "--image_size",
-        type=int,
-        default=0,
-        help="height and width, in pixels, that all images are resized to",
-    )
+    add("--image_size", type=int, default=0, help="height and width of all images, in pixels")
     add("--split", help="split to measure on (default: train)")
-    add(
-        "--examples",
-        type=int,
-        default=1000,
-        help="number of first examples to use; 0 for all (1000)",
-    )
+    add("--examples", type=int, default=1000, help="number of examples; 0 for all (1000)")
     add("--batch_size", type=int, default=500, help="examples in memory at a time (500)")
     add(
         "--batch_norm", choices=BATCH_NORMS, default="evaluation", help="statistics to normalize by"
