@@ -15,6 +15,8 @@ import keras_smoothout as ks
 from keras_smoothout.method import Method
 from keras_smoothout.methods import BASES, METHODS, WAYS
 
+pytestmark = pytest.mark.tensorflow  # The source is the same on both backends.
+
 ROOT = pathlib.Path(ks.__file__).parent
 FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py"))}
 

@@ -13,6 +13,8 @@ from keras_smoothout.scaling import (
 )
 from keras_smoothout.schedules import WarmUp
 
+pytestmark = pytest.mark.tensorflow  # Rules are numbers, without a backend.
+
 GOLDEN = golden("large_batch")["expected"]
 
 
