@@ -113,8 +113,11 @@ def unscale_loss(loss):
 
 
 def snapshot(variables):
-    """Keep the values of `variables`, and return the function that puts them back, to the bit."""
-    kept = [variable.value for variable in variables]
+    """Keep the values of `variables`, and return the function that puts them back, to the bit.
+
+    They are copies: `evaluate` and `fit` give away the memory of the values that they find.
+    """
+    kept = [jax.numpy.copy(variable.value) for variable in variables]
 
     def restore():
         for variable, value in zip(variables, kept, strict=True):

@@ -169,6 +169,19 @@ def test_the_block_restores_after_an_error_also_in_recalibration():
     assert_equal(arrays(model.variables), before)
 
 
+@pytest.mark.parametrize("data", [None, "x"])
+@pytest.mark.parametrize("optimizer", [lambda: Average(sgd()), sgd])
+def test_what_the_model_does_inside_the_block_leaves_no_trace(data, optimizer):
+    model = trained(optimizer())
+    x, y = images(12, seed=2)
+    before = arrays([*model.trainable_variables, *model.layers[2].variables])
+    with ks.weights_of(model, data=data and x):
+        model.evaluate(x, y, verbose=0)
+        model.predict(x, verbose=0)
+    assert_equal(arrays([*model.trainable_variables, *model.layers[2].variables]), before)
+    model.train_on_batch(x, y)
+
+
 def test_without_such_weights_the_block_keeps_the_models():
     model = trained(ks.SAM(sgd()))
     before = arrays(model.variables)
