@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.contract import SEAM
+from support.contract import FEW
 
 from benchmarks.faults import free_ports
 
@@ -44,7 +44,7 @@ def trained(folder):
 def test_two_workers(tmp_path):
     """One test, so that the pair of processes starts once."""
     workers = trained(tmp_path)
-    for name in SEAM:
+    for name in FEW:
         first, second = (worker[name] for worker in workers)
         for a, b in zip(first["weights"], second["weights"], strict=True):
             np.testing.assert_array_equal(a, b, err_msg=name)

@@ -103,6 +103,10 @@ SEAM = {
 }
 
 
+# One row for each place of the seam and a nest, for what starts processes.
+FEW = ("smoothout", "sam", "lookahead_smoothout", "nudged", "lamb")
+
+
 def optimizer_of(name, inner=None, strength=1.0):
     """The optimizer of a row of any table; an optimizer of its own replaces `inner`."""
     inner = sgd() if inner is None else inner
