@@ -19,6 +19,20 @@ if BACKEND == "tensorflow":
 else:
     import jax
 
+LOGGERS = [n for n, v in logging.root.manager.loggerDict.items() if hasattr(v, "level")]
+keras.random.uniform(())  # From here on Keras has a global seed, whose state a draw would change.
+
+def logged(name):
+    logger = logging.getLogger(name)
+    return name, logger.level, list(logger.handlers), list(logger.filters), logger.propagate
+
+def drawn():
+    return np.asarray(global_state.get_global_attribute("global_seed_generator").state).tolist()
+
+def pictures():
+    matplotlib = sys.modules.get("matplotlib")  # Keras imports it where it is installed.
+    return matplotlib and repr(sorted(dict.items(matplotlib.rcParams), key=lambda item: item[0]))
+
 def state():
     config = keras.config
     found = {
@@ -26,10 +40,12 @@ def state():
         "settings": [config.floatx(), config.epsilon(), config.image_data_format(),
                      config.is_traceback_filtering_enabled()],
         "objects": {k for k in keras.saving.get_custom_objects() if "keras_smoothout>" not in k},
-        "random": [random.getstate(), np.random.get_state()[1].tolist()],
+        "random": [random.getstate(), repr(np.random.get_state(legacy=False)), drawn()],
+        "numpy": [np.geterr(), np.get_printoptions()],
         "environment": dict(os.environ), "path": list(sys.path), "warnings": list(warnings.filters),
-        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
-        "logging": [logging.root.level, list(logging.root.handlers)],
+        "signals": [signal.getsignal(s) for s in signal.valid_signals()],
+        "logging": [logging.root.manager.disable, *map(logged, ("", *LOGGERS))],
+        "pictures": pictures(),
         "hooks": [sys.excepthook, sys.displayhook], "limit": sys.getrecursionlimit(),
     }
     if BACKEND == "tensorflow":
@@ -51,12 +67,11 @@ def named():
 SAME = (
     STATE
     + """
-before, drawing = state(), "matplotlib.pyplot" in sys.modules
+before = state()
 import keras_smoothout, keras_smoothout.landscape
 after = state()
 for part in before:
     assert before[part] == after[part], (part, before[part], after[part])
-assert ("matplotlib.pyplot" in sys.modules) == drawing
 print(named())
 """
 )

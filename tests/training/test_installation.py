@@ -3,8 +3,10 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -52,13 +54,31 @@ def test_a_missing_backend_is_named_with_its_extra(backend):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel of this checkout, built and checked."""
-    folder = tmp_path_factory.mktemp("dist")
-    succeeded(run(sys.executable, "-m", "build", "--outdir", folder, ROOT))
+def dist(tmp_path_factory):
+    """Wheel and sdist of this checkout, built from a copy of it and checked."""
+    folder, source = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("source") / "copy"
+    left_out = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "runs")
+    shutil.copytree(ROOT, source, ignore=left_out)
+    succeeded(run(sys.executable, "-m", "build", "--outdir", folder, source))
     succeeded(run(sys.executable, "-m", "twine", "check", "--strict", *folder.iterdir()))
-    (path,) = folder.glob("*.whl")
+    yield folder
+    shutil.rmtree(folder)
+    shutil.rmtree(source)
+
+
+@pytest.fixture
+def wheel(dist):
+    (path,) = dist.glob("*.whl")
     return path
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """A bare environment. It is large, so it goes when the test ends."""
+    folder = tmp_path / "environment"
+    succeeded(run(sys.executable, "-m", "venv", folder))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow
@@ -72,21 +92,40 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     requirements = re.findall(r"^Requires-Dist: (\S+)(.*)$", text, re.MULTILINE)
     always = {re.split(r"[><=\[]", name)[0] for name, rest in requirements if "extra" not in rest}
     assert always == {"keras", "numpy"}
+    extras = set(re.findall(r"^Provides-Extra: (\S+)$", text, re.MULTILINE))
+    assert extras == {"tensorflow", "jax", "landscape", "train", "test"}
     for word in ("Keywords: ", "Apache-2.0", "Python :: 3.11", "Description-Content-Type: "):
         assert word in text
 
 
 @pytest.mark.slow
+@pytest.mark.tensorflow
+def test_the_sdist_holds_all_that_a_wheel_is_built_from(dist):
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    ours = {str(p.relative_to(ROOT)) for p in (ROOT / "keras_smoothout").rglob("*.py")}
+    assert names >= ours | {"setup.cfg", "pyproject.toml", "README.md", "LICENSE"}
+
+
+@pytest.mark.slow
 @pytest.mark.tensorflow  # Once: it installs both backends itself.
 @pytest.mark.parametrize(("backend", "other"), [("tensorflow", "jax"), ("jax", "tensorflow")])
-def test_the_first_block_of_the_readme_runs_in_a_bare_environment(wheel, backend, other, tmp_path):
-    python = tmp_path / "venv" / "bin" / "python"
-    succeeded(run(sys.executable, "-m", "venv", tmp_path / "venv"))
+def test_the_first_block_of_the_readme_runs_in_a_bare_environment(
+    wheel, environment, backend, other, tmp_path
+):
+    python = environment / "bin" / "python"
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    constraints = ROOT / "constraints.txt"
-    succeeded(run(*pip, "-c", constraints, f"{wheel}[{backend}]"))
+    succeeded(run(*pip, "-c", ROOT / "constraints.txt", f"{wheel}[{backend}]"))
+
+    def there(code, **environment):
+        return run(python, "-c", code, cwd=tmp_path, **environment)
+
     block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    output = succeeded(run(python, "-c", block, cwd=tmp_path, KERAS_BACKEND=backend))
-    assert re.search(r"\d\.\d", output)
-    absent = run(python, "-c", f"import {other}", cwd=tmp_path)
-    assert "ModuleNotFoundError" in absent.stderr
+    output = succeeded(there(block, KERAS_BACKEND=backend))
+    assert float(re.search(r"'accuracy': ([\d.]+)", output)[1]) > 0.8
+    where = succeeded(there("import keras_smoothout as ks; print(ks)", KERAS_BACKEND=backend))
+    assert str(environment) in where
+    assert "ModuleNotFoundError" in there(f"import {other}").stderr
+    missing = there("import keras_smoothout", KERAS_BACKEND=other).stderr
+    assert f"keras-smoothout[{other}]" in missing
