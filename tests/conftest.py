@@ -22,7 +22,7 @@ else:
 
 
 # Fixtures of modules that are expensive to make: their tests stay in one worker.
-SHARED = ("method", "wrapper", "callbacks_run", "landscape")
+SHARED = ("method", "wrapper", "callbacks_run", "folder", "objective", "dist")
 
 
 def pytest_collection_modifyitems(items):

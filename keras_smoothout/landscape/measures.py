@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_smoothout.checks import check_names
 from keras_smoothout.landscape.curvature.hessian import gauss_newton, hessian
 from keras_smoothout.landscape.curvature.spectrum import eigenpairs
 from keras_smoothout.landscape.curvature.trace import hutchinson
@@ -167,9 +168,10 @@ def measures(objective, names=None, start=None, seed=0, progress=False):
 
 
 def _check_names(names, known):
-    if isinstance(names, str):
-        raise ValueError(f"`names` must be a list of names. Received: names={names!r}")
-    unknown = [name for name in names or () if name not in known]
+    if names is None:
+        return
+    check_names("names", names)
+    unknown = [name for name in names if name not in known]
     if unknown:
         lacking = " They need `start`." if set(unknown) <= set(FROM_START) else ""
         raise ValueError(

@@ -130,20 +130,6 @@ def test_optimizers_that_it_cannot_set(optimizer, words):
         fit(regression(optimizer()))
 
 
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"rule": "newton"}, "`rule` must be one of"),
-        ({"floor": 0}, "`floor` must be"),
-        ({"lanczos_steps": 0}, "`lanczos_steps` must be"),
-        ({"every_epochs": 0}, "`every_epochs` must be"),
-    ],
-)
-def test_wrong_values(wrong, words):
-    with pytest.raises(ValueError, match=words):
-        CurvatureLearningRate(X, Y, **wrong)
-
-
 @pytest.mark.parametrize("pair", [(1.0, 0.0), (1.0, 2.0), (np.inf, 1.0), (np.nan, 1.0)])
 def test_curvatures_without_a_best_rate(pair):
     with pytest.raises(ValueError, match="smallest <= largest"):

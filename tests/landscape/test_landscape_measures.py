@@ -282,8 +282,7 @@ def test_an_interrupt_leaves_the_model_alone(net, objective, monkeypatch):
     ("arguments", "words"),
     [
         ({"names": ["hight"]}, "Received: hight"),
-        ({"names": "loss"}, "list of names"),
-        ({"names": ["pac_bayes_bound"]}, "need `start`"),
+        ({"names": ["pac_bayes_bound"]}, "`start`"),
         ({"start": [np.zeros(3)]}, "Received: shapes"),
     ],
 )

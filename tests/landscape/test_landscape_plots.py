@@ -183,7 +183,6 @@ def test_measures_have_a_panel_each_and_bars():
     [
         (lambda: plots.line({}), "From 1 to 21 results"),
         (lambda: plots.line({str(i): LINE for i in range(22)}), "From 1 to 21 results"),
-        (lambda: plots.contour(PLANE, quantity="accuracy"), "`quantity` must be one of"),
         (lambda: plots.surface(PLANE._replace(losses=HEIGHTS * np.nan)), "a finite loss"),
     ],
 )

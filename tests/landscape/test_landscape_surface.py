@@ -229,12 +229,12 @@ def test_wrong_files_and_results(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda o: line(o, alphas=[0.0, np.nan]), "`alphas` must be a list of finite numbers"),
-        (lambda o: plane(o, x=[]), "`x` must be a list of finite numbers"),
+        (lambda o: line(o, alphas=[0.0, np.nan]), "`alphas`"),
+        (lambda o: plane(o, x=[]), "`x`"),
         (lambda o: line(o, [np.zeros(3)]), "vector of 2 numbers"),
         (lambda o: line(o, np.zeros(5)), "vector of 2 numbers"),
         (lambda o: line(o, np.array([1.0, np.inf])), "must be finite"),
-        (lambda o: line(o, recalibrate_on="all"), "`recalibrate_on` must be"),
+        (lambda o: line(o, recalibrate_on="all"), "recalibrate_on='all'"),
         (lambda o: interpolate(o, [np.zeros((3, 1))]), "the same trainable weights"),
         (lambda o: interpolate(o, standard_net()), "the same trainable weights"),
         (lambda o: plane_through(o, o.weights, [np.ones((2, 1))]), "must not lie on one line"),
@@ -242,8 +242,6 @@ def test_wrong_files_and_results(tmp_path):
             lambda o: plane_through(o, [np.zeros((2, 1))], [-o.weights[0]]),
             "must not lie on one line",
         ),
-        (lambda o: plane_through(o, o.weights, o.weights, points=1), "`points` must be"),
-        (lambda o: plane_through(o, o.weights, o.weights, margin=-1), "`margin` must be"),
     ],
 )
 def test_wrong_values(wrong, words):

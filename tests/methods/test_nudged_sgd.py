@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from support.contract import Nudged
+from support.contract import Directed
 from support.nets import assert_equal, sgd, values
 from support.problems import PRECISE, TENSORFLOW, assert_close, flat, golden
 
@@ -141,7 +141,7 @@ def test_a_training_without_directions_is_told():
     with pytest.warns(UserWarning, match="never given directions"):
         fit(ks.NudgedSGD("sgd", 0.1))
     fit(ks.NudgedSGD("sgd", 1.0))
-    fit(Nudged("sgd", 0.1, 2))
+    fit(Directed("sgd", 0.1, 2))
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,3 @@ def test_an_average_of_weights_before_the_nudge_is_refused(around):
     inner = around(keras.optimizers.SGD(0.1, use_ema=True, name="averaging"))
     with pytest.raises(ValueError, match="put `Lookahead` around.* Received: .* in averaging"):
         ks.NudgedSGD(inner)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [({"factor": -1.0}, "`factor` must be"), ({"directions": 0}, "`directions` must be")],
-)
-def test_wrong_values(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        ks.NudgedSGD("sgd", **arguments)

@@ -554,26 +554,3 @@ def test_config_round_trip(cls, arguments):
     for o in (copy, optimizer):
         o.build([keras.Variable(weights[0])])
     nets.assert_equal(*(perturbed(o, weights, step(60)) for o in (copy, optimizer)))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"radius": -0.1}, r"`radius` must be .* Received: radius=-0.1"),
-        ({"radius": math.inf}, r"`radius` must be .* Received: radius=inf"),
-        ({"radius": math.nan}, r"`radius` must be .* Received: radius=nan"),
-        ({"radius": "0.1"}, r"`radius` must be .* Received: radius='0.1'"),
-        ({"radius": True}, r"`radius` must be .* Received: radius=True"),
-        ({"distribution": "cauchy"}, r"`distribution` must be .* distribution='cauchy'"),
-        ({"scale": "layer"}, r"`scale` must be .*'filter'.* Received: scale='layer'"),
-        ({"copies": 0}, r"`copies` must be an integer >= 1. Received: copies=0"),
-        ({"copies": 2.0}, r"`copies` must be an integer >= 1. Received: copies=2.0"),
-        ({"perturbation": "own"}, r"`perturbation` must be .* perturbation='own'"),
-        ({"antithetic": True}, r"`copies` must be even. Received: copies=1"),
-        ({"antithetic": True, "copies": 3}, r"`copies` must be even. Received: copies=3"),
-        ({"learning_rate": 0.1}, r"`SmoothOut` does not take \['learning_rate'\].*SGD"),
-    ],
-)
-def test_wrong_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ks.SmoothOut("sgd", **arguments)

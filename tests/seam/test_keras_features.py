@@ -642,7 +642,7 @@ def test_a_step_that_does_not_ask_is_refused_also_after_one_that_did():
     model, optimizer = functional(), ks.SmoothOut("sgd")
     train(ks.wrap(model), optimizer)
     model.compile(optimizer, SPARSE)
-    with pytest.raises(RuntimeError, match="has to ask for its gradients"):
+    with pytest.raises(RuntimeError, match="keras_smoothout.wrap"):
         model.fit(features(), labels(), 8, verbose=0)
 
 
@@ -651,7 +651,7 @@ def test_a_step_that_does_not_ask_is_refused_also_after_one_that_did():
 def test_chunks_refuse_a_loss_that_is_not_a_mean_over_examples(reduction, listed):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
     losses = [loss] if listed else loss
-    with pytest.raises(ValueError, match=f"averages over chunks.*Received: loss=.*{reduction}"):
+    with pytest.raises(ValueError, match=f"`ghost_batch_size`.*loss=.*{reduction}"):
         ks.wrap(functional()).compile("sgd", losses, ghost_batch_size=4)
     ks.wrap(functional()).compile("sgd", losses)
     mean = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean")
@@ -664,7 +664,7 @@ def test_a_draw_that_would_be_the_same_in_each_step_is_refused():
         def call(self, x):
             return x + keras.random.normal(ops.shape(x))
 
-    with pytest.raises(ValueError, match="must hold a `keras.random.SeedGenerator`"):
+    with pytest.raises(ValueError, match="`keras.random.SeedGenerator`"):
         train(ks.wrap(functional(Noisy())), nested())
 
 

@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from support.contract import Nudged
+from support.contract import Directed
 from support.nets import LOSS, assert_equal, images, on_batch, sgd, standard_net
 
 import keras_smoothout as ks
@@ -47,7 +47,7 @@ CASES = {
     "ASAM": (lambda: ks.ASAM(sgd(), 0.0), None),
     "ASAM interval": (lambda: ks.ASAM(sgd(), 0.0, interval=3), None),
     "Lookahead": (lambda: ks.Lookahead(sgd(), 2, 1.0), None),
-    "NudgedSGD": (lambda: Nudged(sgd(), 1.0, 2), None),
+    "NudgedSGD": (lambda: Directed(sgd(), 1.0, 2), None),
     "Lookahead of ASAM of every SmoothOut": (all_nested, None),
     "AdaSmoothOut of SAM of Lookahead": (
         lambda: ks.AdaSmoothOut(ks.SAM(ks.Lookahead(sgd(), 3, 1.0), 0.0), 0.0),

@@ -1,18 +1,26 @@
-"""Every argument of every public object refuses wrong values, by its name and what it received.
+"""Every argument that the package checks refuses wrong values, by its name and what it received.
 
 The table is generated: from the signatures of the methods, and from one valid call of all else. A
-new argument is in it by its default, whose type says what is wrong for it.
+new argument is in it by its default, whose type says what is wrong for it. The last test reads the
+source: what it checks has a row here.
 """
 
+import ast
+import functools
+import inspect
 import math
+import pathlib
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import pytest
 from keras.optimizers import SGD
+from support.contract import contract_net
 
 import keras_smoothout as ks
-from keras_smoothout import methods, scaling, schedules
+from keras_smoothout import landscape, methods, scaling, schedules
+from keras_smoothout.landscape import style
 from training.methods import arguments
 
 NUMBERS = (-0.1, math.nan, math.inf, 1e39, 10**400, "0.1", True, None, [0.1], np.float32(0.1))
@@ -23,7 +31,10 @@ WRONG = {  # The type of a valid value: what is none.
     bool: ("no", 0, None),
     str: ("other", None, 3, np.array(["weight"])),
     tuple: ("gamma", 3, None, [1], b"gamma"),
+    type(None): (object(),),
 }
+FROM_0 = tuple(value for value in COUNTS if value != 0)
+FROM_2 = (*COUNTS, 1)
 MORE = {  # Arguments with a limit of their own, or with other values that are right.
     "slow_step_size": (*NUMBERS, 1.1),
     "momentum": (*NUMBERS, 1.1),
@@ -32,75 +43,217 @@ MORE = {  # Arguments with a limit of their own, or with other values that are r
     "alpha": (*NUMBERS, 1.5),
     "partial": (*NUMBERS, 0.6),
     "seed": (1.5, True, None, "1"),
-    "start": COUNTS[1:],
-    "examples": tuple(v for v in COUNTS if v is not None),
     "milestones": (5, "5", None, (5.0,), ("5",), (9,), (5, 4)),
-    "batch_sizes": (8, None, "8", [8], {}, {1: 2}, {0: 0}),
+    "batch_sizes": (8, None, "8", [8], {}, {1: 2}),
     "rule": ("other", -1.0, math.nan, None),
+    "warmup_epochs": FROM_0,
+    "WarmUpBatches-seed": FROM_0,
+    "WarmUpBatches-start": FROM_0,
+    "draws": FROM_2,
+    "grid": FROM_2,
+    "points": FROM_2,
+    "probes": FROM_2,
+    "products": (*COUNTS, 5),
+    "fisher_trace-examples": FROM_2,
+    "t": (-0.1, 1.1, math.nan, math.inf),  # Of NumPy, too.
+    "q": (*NUMBERS, 1.1),
+    "beta": (*NUMBERS, 0.0),
+    "gamma": (*NUMBERS, 0.0),
+    "step": (*NUMBERS, 0.0, 1.1),
+    "floor": (*NUMBERS, 0.0, 1.1),
+    "confidence": (*NUMBERS, 1.0),
+    "names": ("loss", 3, (1,)),
+    "tolerance": tuple(value for value in NUMBERS if value is not None),
+    "width": tuple(value for value in NUMBERS if value is not None),
 }
+
+
+class Call(NamedTuple):
+    """A public class or function, valid values of its arguments, and what comes before them."""
+
+    of: object
+    valid: dict
+    first: object = tuple
+
+
+@functools.cache
+def objective():
+    """An `Objective` of a classifier with four weights."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, use_bias=False)])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return landscape.Objective(model, np.eye(2, dtype="float32"), np.arange(2))
+
+
+def ends():
+    """Two other points, and the first one's straight path."""
+    return [np.zeros((2, 2))], [np.eye(2)]
+
+
 X, Y = np.ones((9, 2)), np.ones(9)
+A = np.diag([1.0, 2.0, 3.0])
 RECIPE = scaling.Recipe(8, 0.1, 9, (5,))
-CALLS = {  # Objects, and a valid call of each.
-    ks.GhostBatchNormalization: {"ghost_batch_size": 8, "momentum": 0.9, "epsilon": 0.1},
-    schedules.ConstantRadius: {"radius": 0.1},
-    schedules.AnnealedRadius: {"radius": 0.1, "decay": 0.5},
-    schedules.TanhRadius: {"radius": 0.1, "total_steps": 9, "steepness": 1.0},
-    scaling.linear_scaling: {"batch_size": 8, "base_batch_size": 4},
-    scaling.sqrt_scaling: {"batch_size": 8, "base_batch_size": 4},
-    scaling.random_matrix_scaling: {
-        "batch_size": 8,
-        "base_batch_size": 4,
-        "outlier": 1.0,
-        "variance": 1.0,
-        "examples": 64,
-        "adaptive": False,
-    },
-    scaling.Recipe: {"batch_size": 8, "learning_rate": 0.1, "epochs": 9, "milestones": (5,)},
-    RECIPE.for_batch_size: {"batch_size": 64, "rule": "sqrt", "regime_adaptation": True},
-    RECIPE.updates: {"examples": 64},
-    RECIPE.schedule: {"examples": 64, "decay": 0.5},
-    ks.WarmUpBatches: {"x": X, "y": Y, "batch_sizes": {0: 2}, "seed": 3, "start": 3},
-    ks.DistanceFromInit: {"points_per_decade": 3},
-}
+PATH = landscape.Path([[np.zeros(2)], [np.ones(2)]])
+PROFILE = landscape.Profile(*np.ones((4, 2)))
+PLANE = landscape.Plane(np.arange(2), np.arange(2), np.eye(2), np.eye(2), np.zeros((1, 2)))
+CALLS = [
+    *(Call(r.cls, arguments(r.cls), lambda: (SGD(),)) for r in methods.METHODS.values()),
+    *(Call(cls, arguments(cls)) for cls in methods.BASES.values()),
+    Call(ks.GhostBatchNormalization, {"ghost_batch_size": 8, "momentum": 0.9, "epsilon": 0.1}),
+    Call(ks.Model.compile, {"ghost_batch_size": 8}, lambda: (contract_net(), "sgd", "mse")),
+    Call(ks.convert, {"ghost_batch_size": 8}, lambda: (contract_net(),)),
+    Call(ks.recalibrate, {"batch_size": 8}, lambda: (contract_net(), np.eye(6))),
+    Call(ks.WarmUpBatches, {"batch_sizes": {0: 2}, "seed": 3, "start": 3}, lambda: (X, Y)),
+    Call(ks.DistanceFromInit, {"points_per_decade": 3}),
+    Call(schedules.ConstantRadius, {"radius": 0.1}),
+    Call(schedules.AnnealedRadius, {"radius": 0.1, "decay": 0.5}),
+    Call(schedules.TanhRadius, {"radius": 0.1, "total_steps": 9, "steepness": 1.0}),
+    Call(schedules.WarmUp, {"schedule": 0.1, "warmup_steps": 9, "start": 0.1}),
+    Call(schedules.ScaledUntil, {"steps": 9, "factor": 0.5}, lambda: (0.1,)),
+    Call(scaling.linear_scaling, {"batch_size": 8, "base_batch_size": 4}),
+    Call(scaling.sqrt_scaling, {"batch_size": 8, "base_batch_size": 4}),
+    Call(
+        scaling.random_matrix_scaling,
+        {"batch_size": 8, "base_batch_size": 4, "outlier": 1.0, "variance": 1.0}
+        | {"examples": 64, "adaptive": False},
+    ),
+    Call(
+        scaling.Recipe,
+        {"batch_size": 8, "learning_rate": 0.1, "epochs": 9, "milestones": (5,)}
+        | {"warmup_epochs": 2, "ghost_batch_size": 4},
+    ),
+    Call(
+        scaling.Recipe.for_batch_size,
+        {"batch_size": 64, "rule": "sqrt", "regime_adaptation": True},
+        lambda: (RECIPE,),
+    ),
+    Call(scaling.Recipe.updates, {"examples": 64}, lambda: (RECIPE,)),
+    Call(scaling.Recipe.schedule, {"examples": 64, "decay": 0.5}, lambda: (RECIPE,)),
+    # Landscape.
+    Call(
+        landscape.Objective,
+        {"batch_size": 8, "batch_norm": "evaluation"},
+        lambda: (objective().model, X, Y),
+    ),
+    Call(
+        landscape.eigenpairs,
+        {"k": 1, "which": "top", "tolerance": 0.1, "basis": 3, "max_products": 9},
+        lambda: (A,),
+    ),
+    Call(landscape.lanczos, {"steps": 2}, lambda: (A,)),
+    Call(landscape.density, {"probes": 2, "grid": 9, "width": 0.1}, lambda: (A, 3)),
+    Call(landscape.hutchinson, {"probes": 2}, lambda: (A,)),
+    Call(landscape.hutch_plus_plus, {"products": 6}, lambda: (A,)),
+    Call(
+        landscape.expected_sharpness,
+        {"radius": 0.1, "distribution": "uniform", "scale": "absolute", "draws": 2}
+        | {"exclude": ("gamma",)},
+        lambda: (objective(),),
+    ),
+    Call(landscape.local_energy, {"strength": 0.1, "draws": 2}, lambda: (objective(),)),
+    Call(
+        landscape.local_entropy,
+        {"beta": 1.0, "gamma": 1.0, "step": 0.5, "draws": 2, "temperatures": 1},
+        lambda: (objective(),),
+    ),
+    Call(
+        landscape.keskar_sharpness,
+        {"radius": 0.1, "iterations": 1, "repeats": 1, "dimensions": 1},
+        lambda: (objective(),),
+    ),
+    Call(landscape.sam_sharpness, {"rho": 0.1, "steps": 1}, lambda: (objective(),)),
+    Call(landscape.fisher_trace, {"examples": 2}, lambda: (objective(),)),
+    Call(
+        landscape.pac_bayes_sigma,
+        {"tolerance": 0.9, "draws": 2, "steps": 1},
+        lambda: (objective(),),
+    ),
+    Call(
+        landscape.pac_bayes_bound,
+        {"confidence": 0.9, "draws": 2},
+        lambda: (objective(), objective().weights),
+    ),
+    Call(landscape.kl_inverse, {"q": 0.1, "c": 0.1}),
+    Call(landscape.measures, {"names": ("loss",)}, lambda: (objective(),)),
+    Call(
+        landscape.plane_through,
+        {"points": 2, "margin": 0.1},
+        lambda: (objective(), *ends()),
+    ),
+    Call(landscape.Path, {"curve": "bezier"}, lambda: (PATH.points,)),
+    Call(landscape.Path.__call__, {"t": 0.5}, lambda: (PATH,)),
+    Call(landscape.straight, {"bends": 1}, lambda: (objective(), *ends()[:1])),
+    Call(
+        landscape.connect,
+        {"epochs": 1, "weight_decay": 0.1},
+        lambda: (objective(), landscape.straight(objective(), ends()[0])),
+    ),
+    Call(
+        landscape.profile,
+        {"points": 2},
+        lambda: (objective(), landscape.straight(objective(), ends()[0])),
+    ),
+    Call(landscape.summary, {"quantity": "loss"}, lambda: (PROFILE,)),
+    Call(style.heights, {"quantity": "loss"}, lambda: (PLANE,)),
+    Call(landscape.cka, {"batch_size": 2}, lambda: (*2 * [objective().model], np.eye(2))),
+    Call(
+        landscape.CurvatureLearningRate,
+        {"rule": "heavy_ball", "every_epochs": 1, "lanczos_steps": 9, "floor": 0.1, "scale": 1.0},
+        lambda: (X, Y),
+    ),
+    Call(
+        landscape.TrackSharpestDirections,
+        {"k": 1, "every_epochs": 1, "every_steps": 1, "steps": 1, "tolerance": 0.1},
+        lambda: (X, Y),
+    ),
+    Call(landscape.TrackSharpness, {"every_epochs": 1}, lambda: ("loss", X, Y)),
+]
+ROWS = [
+    pytest.param(call, name, id=f"{call.of.__qualname__}-{name}")
+    for call in CALLS
+    for name in call.valid
+]
 
 
-def rows():
-    """Rows (call, name, valid value): one for each argument."""
-    for row in methods.METHODS.values():
-        for name, default in arguments(row.cls).items():
-            yield pytest.param(
-                lambda cls=row.cls, **wrong: cls(SGD(), **wrong),
-                name,
-                default,
-                id=f"{row.cls.__name__}-{name}",
-            )
-    for cls in methods.BASES.values():
-        for name, default in arguments(cls).items():
-            yield pytest.param(cls, name, default, id=f"{cls.__name__}-{name}")
-    for call, valid in CALLS.items():
-        for name, value in valid.items():
-            if not isinstance(value, np.ndarray):
-                yield pytest.param(
-                    lambda call=call, valid=valid, **wrong: call(**valid | wrong),
-                    name,
-                    value,
-                    id=f"{call.__name__}-{name}",
-                )
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.of.__qualname__)
+def test_valid_values_are_taken(call):
+    call.of(*call.first(), **call.valid)
 
 
-@pytest.mark.parametrize(("call", "name", "valid"), list(rows()))
-def test_a_wrong_value_is_refused_by_name(call, name, valid):
-    call(**{name: valid})
-    values = MORE.get(name) or WRONG[type(valid)]
-    if name == "seed" and valid == 3:  # Of data: no negative ones.
-        values = COUNTS[1:]
-    for value in values:
+def wrong_values(call, name):
+    """Values that are wrong for an argument, by its own row or by the type of a valid one."""
+    own = MORE.get(f"{call.of.__qualname__}-{name}", MORE.get(name))
+    return WRONG[type(call.valid[name])] if own is None else own
+
+
+@pytest.mark.parametrize(("call", "name"), ROWS)
+def test_a_wrong_value_is_refused_by_name(call, name):
+    for value in wrong_values(call, name):
         with pytest.raises(ValueError) as error:
-            call(**{name: value})
+            call.of(*call.first(), **call.valid | {name: value})
         message = str(error.value)
-        assert name in message.replace("`", "").split("Received")[0], message
-        shown = repr(value) if not isinstance(value, dict) else name
-        assert "Received: " in message and (shown in message or f"{value}" in message), message
+        assert f"`{name}`" in message and f"{name}={value!r}" in message, message
+
+
+def checked(path):
+    """Names of the arguments that a file of the package checks."""
+    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    checks = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id.startswith("check_")]
+    firsts = [c.args[0] for c in checks if c.args]
+    return {a.value for a in firsts if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+
+
+def test_every_argument_that_is_checked_has_a_row():
+    # "step of batch_sizes" is in test_callbacks.
+    package, found, rows = pathlib.Path(ks.__file__).parent, set(), set()
+    for path in package.rglob("*.py"):
+        found |= {(path.name, name) for name in checked(path) if name.isidentifier()}
+    for call in CALLS:
+        for of in inspect.getmro(call.of) if inspect.isclass(call.of) else [call.of]:
+            if of.__module__.startswith("keras_smoothout"):
+                file = pathlib.Path(inspect.getsourcefile(of)).name
+                rows |= {(file, name) for name in call.valid}
+    assert len(found) > 80
+    assert found - rows == {("checks.py", "y")}  # Labels: in test_errors.
 
 
 def test_a_numpy_number_is_told_its_cure():

@@ -33,7 +33,10 @@ def method(request):
 
 
 # Those that hand their gradient to the inner optimizer and leave its update alone.
-@pytest.fixture(params=[n for n in SEAM if n not in ("nudged", "lamb")], scope="module")
+ALONE = ("own update", "an optimizer of its own")
+
+
+@pytest.fixture(params=[n for n in SEAM if SEAM[n].way not in ALONE], scope="module")
 def wrapper(request):
     """Each row around another optimizer in turn."""
     return request.param
@@ -252,10 +255,10 @@ WEIGHTS = np.linspace(0.0, 2.0, STEPS * BATCH, dtype="float32")
 
 
 @functools.cache
-def plain(weighted):
-    """What Keras itself makes of the examples, weighted or not."""
+def plain(weighted, **options):
+    """What the inner optimizer alone makes of the examples, weighted or not."""
     model = contract_net()
-    model.compile(sgd(), LOSS, metrics=["accuracy"])
+    model.compile(sgd(), LOSS, metrics=["accuracy"], **options)
     history = fit(model, sample_weight=WEIGHTS if weighted else None).history
     return arrays(model.variables), history
 
@@ -270,6 +273,17 @@ def test_sample_weight(wrapper):
     assert history["accuracy"] == plain_history["accuracy"]
     unweighted, _ = plain(False)
     assert all(np.any(a != b) for a, b in zip(weighted[:2], unweighted[:2], strict=True))
+
+
+@pytest.mark.exact
+def test_ghost_batches_of_weighted_examples_some_steps_at_once(wrapper):
+    ghosts = {"ghost_batch_size": 6}  # Two, and a smaller last one.
+    model = compiled(wrapper, strength=0.0, steps_per_execution=STEPS, **ghosts)
+    history = fit(model, sample_weight=WEIGHTS).history
+    weighted, plain_history = plain(True, **ghosts)
+    close(arrays(model.variables), weighted, 1e-6)
+    assert history["loss"] == pytest.approx(plain_history["loss"], rel=1e-5)
+    assert history["accuracy"] == plain_history["accuracy"]
 
 
 @pytest.mark.tensorflow

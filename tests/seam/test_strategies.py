@@ -13,8 +13,7 @@ from training import devices, options, records
 
 TINY = ("--train_examples=64", "--batch_size=32", "--verbose=0", "--epochs=2", "--model=f1")
 pytestmark = [
-    pytest.mark.tensorflow,  # It starts both backends itself.
-    pytest.mark.tensorflow,  # Where JAX is meant, it is in a process of its own.
+    pytest.mark.tensorflow,  # Where JAX is meant, it runs in a separate process.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 

@@ -19,13 +19,12 @@ STEPS = 3  # Per epoch.
 BATCH = 16
 
 
-@keras.saving.register_keras_serializable("contract")
-class Nudged(ks.NudgedSGD):
-    """NudgedSGD with two directions from the start, drawn at random."""
+def directed(cls):
+    """A subclass that has random orthonormal directions from the start, without its callback."""
 
     def build(self, variables):
-        super().build(variables)
-        shapes = [v.shape for v in self._trainable_variables]
+        cls.build(self, variables)
+        shapes = [v.shape for v in self.trainable_variables]
         ends = np.cumsum([np.prod(s, dtype=int) for s in shapes])
         drawn = np.random.default_rng(0).normal(size=(ends[-1], self.directions))
         self.set_directions(
@@ -35,6 +34,9 @@ class Nudged(ks.NudgedSGD):
             ]
         )
 
+    subclass = type(f"Directed{cls.__name__}", (cls,), {"build": build})
+    return keras.saving.register_keras_serializable("contract")(subclass)
+
 
 def fading(value):
     """Schedule that a method's strength can follow."""
@@ -42,11 +44,12 @@ def fading(value):
 
 
 def row_of(row):
-    """The function of a row of the package's table. `Nudged` has the directions that it needs."""
-    cls = Nudged if row.cls is ks.NudgedSGD else row.cls
+    """The function of a row of the package's table, which has what its callback would give it."""
+    cls = row.cls if row.callback is None else directed(row.cls)
     return lambda inner, s=1.0: cls(inner, **({} if s else row.neutral))
 
 
+Directed = directed(ks.NudgedSGD)
 METHODS = {name: row_of(row) for name, row in methods.METHODS.items()}
 BASES = {name: cls for name, cls in methods.BASES.items()}
 
@@ -82,7 +85,7 @@ SEAM = {
         "state in update",
         lambda inner, s=1.0: ks.Lookahead(inner, sync_period=2, slow_step_size=1 - 0.5 * s),
     ),
-    "nudged": Seam("own update", lambda inner, s=1.0: Nudged(inner, 1.0 + 2.0 * s, 2)),
+    "nudged": Seam("own update", lambda inner, s=1.0: Directed(inner, 1.0 + 2.0 * s, 2)),
     "lookahead_smoothout": Seam(
         "nested",
         lambda inner, s=1.0: ks.Lookahead(

@@ -112,8 +112,10 @@ def eigenpairs(operator, k=1, which="top", tolerance=None, basis=None, max_produ
             f"`k` must be at most n and below `basis`. Received: k={k}, n={n}, basis={basis}"
         )
     check_count("max_products", max_products, least=k)
-    tolerance = np.finfo(operator.dtype).eps ** 0.5 if tolerance is None else tolerance
-    check_number("tolerance", float(tolerance))
+    if tolerance is None:
+        tolerance = np.finfo(operator.dtype).eps ** 0.5
+    else:
+        check_number("tolerance", tolerance)
     sign = 1 if which == "top" else -1
     krylov = Krylov(operator, basis, np.random.default_rng(seed))
     before = None
@@ -194,6 +196,10 @@ def density(operator, steps=60, probes=5, grid=1000, width=None, seed=0):
     """
     operator = square(operator)
     check_count("probes", probes, least=2)
+    if width is not None:
+        check_number("width", width)
+    if np.ndim(grid) == 0:
+        check_count("grid", grid, least=2)
     n = operator.shape[0]
     steps = min(steps, n)
     values, weights = np.zeros((2, probes, steps))
@@ -204,9 +210,7 @@ def density(operator, steps=60, probes=5, grid=1000, width=None, seed=0):
     low, high = values.min(), values.max()
     if width is None:
         width = (high - low) / 100 or 0.01 * max(1.0, abs(high))
-    check_number("width", float(width))
     if np.ndim(grid) == 0:
-        check_count("grid", grid, least=2)
         grid = np.linspace(low - 4 * width, high + 4 * width, grid)
     grid = np.asarray(grid, "float64")
     bells = np.stack(

@@ -19,6 +19,7 @@ from keras_smoothout.landscape.curvature.spectrum import lanczos
 from keras_smoothout.landscape.tracking.track import Track
 
 RULES = ("heavy_ball", "cauchy")
+TINY = float(np.finfo("float64").tiny)
 CHANGE = 0.01  # Of `1 - momentum`, from which on the step is worth compiling again.
 
 
@@ -123,7 +124,7 @@ class CurvatureLearningRate(Track):
         check_choice("rule", rule, RULES)
         check_count("every_epochs", every_epochs)
         check_count("lanczos_steps", lanczos_steps)
-        check_number("floor", floor, least=np.finfo("float64").tiny, most=1)
+        check_number("floor", floor, least=TINY, most=1)
         check_number("scale", scale)
         super().__init__(x, y, sample_weight, **options)
         self.rule = rule
