@@ -161,6 +161,7 @@ def test_every_setting_parses(setting):
         assert course(run).epochs >= gap.SETTINGS[setting].epochs
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_run_and_its_timing():
     flags = ["--dataset=digits", "--train_examples=64", "--model=f1"]

@@ -7,13 +7,13 @@ from benchmarks import faults
 pytestmark = pytest.mark.tensorflow  # Its processes choose their backends themselves.
 
 
-SOAKS = zip(faults.KINDS, (4, 4, 1, 1), (8, 8, 4, 4), strict=True)
+SOAKS = zip(faults.KINDS, (4, 2, 1, 1), (8, 6, 4, 4), strict=True)
 
 
 @pytest.mark.parametrize(
     ("kind", "kills", "epochs"),
     [
-        ("TensorFlow", 2, 4),
+        ("TensorFlow", 1, 3),
         *[pytest.param(*row, marks=pytest.mark.slow) for row in SOAKS],
     ],
 )

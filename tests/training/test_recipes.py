@@ -65,6 +65,7 @@ def test_networks_train(network, tmp_path, monkeypatch):
     trained(tmp_path, monkeypatch, flags(network), shrunk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_train(variant, tmp_path, monkeypatch):
     given = flags("f1_mnist", variant)

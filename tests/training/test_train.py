@@ -59,6 +59,7 @@ def _few_pictures(monkeypatch):
     monkeypatch.setattr(plots, "curves", curves)
 
 
+@pytest.mark.slow
 def test_every_method_trains_and_is_compared(tmp_path, capsys):
     names = [*methods.METHODS, "sgd", "lookahead+smoothout+adamw"]
     run(tmp_path, *TINY, f"--compare={','.join(names)}", "--epochs=1", "--learning_rate=0.01")
@@ -209,6 +210,7 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path):
     assert metrics(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_train(tmp_path):
     """In a process of its own: collectives of a second strategy would collide with the first's."""
@@ -282,6 +284,7 @@ def test_the_whole_large_batch_recipe_trains(tmp_path, capsys):
     assert ghosts == {10} and model.ghost_batch_size is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lars", "lamb", "padam", "smoothout+lars"])
 def test_base_optimizers_train(tmp_path, method):
     run(tmp_path, *TINY, "--epochs=1", f"--method={method}", "--learning_rate=0.01")
@@ -409,9 +412,7 @@ def test_mirrored_needs_tensorflow_and_no_xla(monkeypatch):
 
 
 def test_help_explains_each_flag():
-    command = [sys.executable, ROOT / "train.py", "--help"]
-    text = subprocess.run(command, capture_output=True, text=True).stdout
-    assert text.lstrip().startswith("Trains an image classifier")
+    text = options.FLAGS.get_help()
     assert all(f"--{flag.name}:" in text or f"--[no]{flag.name}:" in text for flag in options.OURS)
 
 
