@@ -1,5 +1,13 @@
 """See and measure how flat a minimum is: curvature, sharpness, surfaces, paths between models."""
 
+try:
+    import scipy as scipy
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "`keras_smoothout.landscape` needs SciPy, and Matplotlib for pictures: "
+        f'`pip install "keras-smoothout[landscape]"`. Received: {error}'
+    ) from error
+
 from keras_smoothout.landscape.comparison.connectivity import connect
 from keras_smoothout.landscape.comparison.path import Path, profile, straight, summary
 from keras_smoothout.landscape.comparison.similarity import cka, linear_cka

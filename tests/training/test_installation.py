@@ -18,11 +18,11 @@ import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "{backend}":
-            raise ModuleNotFoundError("No module named '{backend}'", name="{backend}")
+        if name.split(".")[0] == "{absent}":
+            raise ModuleNotFoundError("No module named '{absent}'", name="{absent}")
 
 sys.meta_path.insert(0, Absent())
-import keras_smoothout
+import {module}
 """
 
 
@@ -44,13 +44,20 @@ def succeeded(process):
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_a_missing_backend_is_named_with_its_extra(backend):
-    code = MISSING.format(backend=backend)
+    code = MISSING.format(absent=backend, module="keras_smoothout")
     process = run(sys.executable, "-c", code, KERAS_BACKEND=backend)
     assert process.returncode != 0
     last = process.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: ")
     assert f"keras-smoothout[{backend}]" in last
     assert "KERAS_BACKEND" in last
+
+
+def test_the_landscape_names_its_extra():
+    code = MISSING.format(absent="scipy", module="keras_smoothout.landscape")
+    last = run(sys.executable, "-c", code).stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: `keras_smoothout.landscape` needs SciPy")
+    assert "keras-smoothout[landscape]" in last
 
 
 @pytest.fixture(scope="module")
