@@ -35,7 +35,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No chatter of TensorFlow's
 from absl import app, flags
 from etils import epath
 
-from training import courses, devices, methods, options, plots, records, runs
+from training import courses, curves, devices, methods, options, records, runs
 from training.options import FLAGS
 
 flags.adopt_module_key_flags(options)  # --help shows those of the main module.
@@ -93,14 +93,14 @@ def train(names, seeds, workdir, source, course, there):
             histories.setdefault(method, []).append(history)
             summaries.setdefault(method, []).append(summary)
             if there.first:
-                draw(plots.curves, {method: [history]}, folder / "curves.png", title)
+                draw(curves.learning, {method: [history]}, folder / "curves.png", title)
             if there.first and FLAGS.track_distance:
-                draw(plots.distances, folder / "distance.csv", folder / "distance.png", title)
+                draw(curves.distances, folder / "distance.csv", folder / "distance.png", title)
     picture = workdir / "curves.png"
     if there.first and (FLAGS.compare or FLAGS.seeds > 1):
         picture = workdir / "comparison.png"
-        draw(plots.curves, histories, picture, title)
-    say(f"\n{plots.table(summaries)}\n\nPicture: {picture}")
+        draw(curves.learning, histories, picture, title)
+    say(f"\n{curves.table(summaries)}\n\nPicture: {picture}")
 
 
 def draw(plot, data, picture, title):

@@ -52,9 +52,9 @@ def prepare(args):
     """Train for some steps; write the weights, and the images that the Hessian is of."""
     import keras
 
-    from training import data
+    from training import images
 
-    source = data.load("cifar10", args.data_dir)
+    source = images.load("cifar10", args.data_dir)
     batches = source.train.batches(128, (0, 0))
     batches = batches.map(
         lambda i, x, y: ((keras.ops.cast(x, "float32") - source.mean) / source.deviation, y)

@@ -237,7 +237,7 @@ def sharpness(model, x, y, radius=0.02, draws=5):
 @functools.lru_cache(maxsize=2)
 def arrays(*where):
     """Normalised (images, one-hot labels) of the two splits."""
-    source = runs.data.load(*where)
+    source = runs.images.load(*where)
     splits = []
     for split in (source.train, source.test):
         ((_, images, labels),) = split.batches(split.examples).as_numpy_iterator()

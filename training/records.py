@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from etils import epath
 
-from training import plots
+from training import curves
 
 
 @contextlib.contextmanager
@@ -84,7 +84,7 @@ class Record(keras.callbacks.Callback):
         if not self.writes:
             return
         with whole(self.workdir / "metrics.csv") as path:
-            plots.write(self.history, path)
+            curves.write(self.history, path)
         with whole(checkpoint(self.workdir, epoch + 1)) as path:
             np.savez(path, *[variable.numpy() for variable in variables(self.model)])
         best = max(self.history, key=lambda row: row["val_accuracy"])["epoch"]
@@ -119,7 +119,7 @@ def restore(model, workdir):
         try:
             with newest.open("rb") as file, np.load(file) as arrays:
                 values = list(arrays.values())
-            history = plots.read(workdir / "metrics.csv")[:epoch]
+            history = curves.read(workdir / "metrics.csv")[:epoch]
         except Exception as error:  # What a damaged file makes of its reader.
             raise ValueError(refused % f"it or metrics.csv is damaged ({error})") from error
         ours, theirs = ([x.shape for x in xs] for xs in (variables(model), values))

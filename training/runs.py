@@ -7,7 +7,7 @@ import keras
 
 import keras_smoothout as ks
 import models
-from training import batches, data, methods, records
+from training import batches, images, methods, records
 from training.devices import SharedStatistics
 
 EVALUATION_BATCH = 500
@@ -17,7 +17,7 @@ DATA_OPTIONS += ("train_examples",)
 
 def load(options):
     """The data set that the options name."""
-    return data.load(*(getattr(options, name) for name in DATA_OPTIONS))
+    return images.load(*(getattr(options, name) for name in DATA_OPTIONS))
 
 
 def evaluated(source, split, devices):
@@ -95,8 +95,8 @@ def train(options, method, seed, source, course, workdir, devices):
     # Not of the first epoch, in which the step is compiled.
     seconds = statistics.median_low(row["seconds"] for row in history[1:] or history)
     last = course.stages[-1]
-    images = min(last.steps * last.batch_size, source.train.examples)
-    summary |= {"seconds_per_epoch": seconds, "images_per_second": images / seconds}
+    shown = min(last.steps * last.batch_size, source.train.examples)
+    summary |= {"seconds_per_epoch": seconds, "images_per_second": shown / seconds}
     if devices.first:
         with records.whole(workdir / "model.keras") as path:
             model.save(path)

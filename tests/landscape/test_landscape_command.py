@@ -111,7 +111,7 @@ def test_the_first_examples(folder, capsys):
 
 @pytest.mark.parametrize("image_size", [None, 5])
 def test_pixels_are_those_of_training(image_size):
-    from training import data
+    from training import images as data
 
     source = data.load("digits", train_examples=100, image_size=image_size)
     _, expected, labels = next(iter(source.train.batches(100)))
@@ -133,7 +133,7 @@ def test_pixels_of_a_stream_are_those_of_training(monkeypatch, memory):
     # Of a training split that is not held in memory train.py takes the first ones.
     import tensorflow as tf
 
-    from training import data
+    from training import images as data
 
     draw = np.random.default_rng(0)
     sizes = {"train": 50, "test": 10}

@@ -73,9 +73,9 @@ def test_a_tpu_is_connected_to_and_trained_on(tmp_path, fake_tpu):
 
 
 def test_evaluation_batches_divide_where_they_must():
-    from training import data, runs
+    from training import images, runs
 
-    source = data.load("digits")
+    source = images.load("digits")
     for split, replicas in ((source.test, 8), (source.train, 3)):
         on = devices.Devices(replicas=replicas, even=True)
         batches = runs.evaluated(source, split, on).as_numpy_iterator()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import train
-from training import courses, options, plots
+from training import courses, curves, options
 
 RECIPES = Path(__file__).parents[2] / "benchmarks" / "recipes"
 NETWORKS = sorted(path.stem for path in RECIPES.glob("*.flags"))
@@ -43,7 +43,7 @@ def test_says_where_it_is_from(recipe):
 
 
 def trained(tmp_path, monkeypatch, given, shrunk):
-    monkeypatch.setattr(plots, "curves", lambda histories, path, title: path.touch())
+    monkeypatch.setattr(curves, "learning", lambda histories, path, title: path.touch())
     argv = ["train.py", *given, *SHRUNK.split(), *shrunk.split(), f"--workdir={tmp_path / 'run'}"]
     train.main(options.parse(argv))
     assert (tmp_path / "run" / "model.keras").exists()

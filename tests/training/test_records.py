@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from support.nets import sgd, standard_net
 
-from training import plots, records
+from training import curves, records
 
 pytestmark = pytest.mark.tensorflow  # Files are the same on both backends.
 
@@ -44,7 +44,7 @@ def workdir(tmp_path):
 def test_the_newest_and_the_best_are_kept(workdir, keep, left):
     trained(workdir, 6, keep, [0.1, 0.9, 0.2, 0.9, 0.3, 0.4])
     assert [records.checkpoint(workdir, epoch) for epoch in left] == records.checkpoints(workdir)
-    assert len(plots.read(workdir / "metrics.csv")) == 6
+    assert len(curves.read(workdir / "metrics.csv")) == 6
 
 
 def test_a_checkpoint_is_restored_whole(workdir):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import train
-from training import batches, courses, data, methods, options, plots, records
+from training import batches, courses, curves, images, methods, options, records
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = {"flags.txt", "metrics.csv", "model.keras", "summary.json", "curves.png"}
@@ -51,12 +51,12 @@ def ending(argv):
 @pytest.fixture(autouse=True)
 def _few_pictures(monkeypatch):
     """Draw comparisons only: a picture takes as long as a short training."""
-    draw = plots.curves
+    draw = curves.learning
 
-    def curves(histories, path, title):
+    def learning(histories, path, title):
         return draw(histories, path, title) if "comparison" in path.name else path.touch()
 
-    monkeypatch.setattr(plots, "curves", curves)
+    monkeypatch.setattr(curves, "learning", learning)
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_the_summary_is_that_of_the_saved_model(tmp_path):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[-1]["val_accuracy"]) == summary["test_accuracy"]
     model = keras.models.load_model(tmp_path / "model.keras")
-    source = data.load("digits", train_examples=60)
+    source = images.load("digits", train_examples=60)
     for name, split in (("train", source.train), ("test", source.test)):
         numbers = model.evaluate(batches.testing(source, split, 500), verbose=0, return_dict=True)
         assert numbers["loss"] == pytest.approx(summary[f"{name}_loss"], rel=1e-6)
@@ -394,9 +394,9 @@ def test_a_workdir_that_is_a_file(tmp_path):
     ],
 )
 def test_images_and_labels_that_are_wrong(tmp_path, monkeypatch, spoil, words):
-    (train_set, test_set), *rest = data.open_digits(None)
+    (train_set, test_set), *rest = images.open_digits(None)
     opened = (spoil(train_set[0].astype("float32"), train_set[1]), test_set), *rest
-    monkeypatch.setattr(data, "open_digits", lambda image_size: opened)
+    monkeypatch.setattr(images, "open_digits", lambda image_size: opened)
     assert words in ending([f"--workdir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""Speed, traffic and memory against devices: `python -m benchmarks.scaling`.
+"""Speed, traffic and memory against devices: `python -m benchmarks.replicas`.
 
 Prints two tables, and writes them to benchmarks/SCALING.md with --write. TensorFlow, a thread for
 each replica: F1 on random images, 64 for each replica, on replicas of one process
@@ -108,7 +108,7 @@ def memory(method, ghost_batch_size):
 def measured(what, *arguments, count=1):
     """What a process, or the first of `count`, measured."""
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(count)]}
-    command = [sys.executable, "-m", "benchmarks.scaling", "--measure"]
+    command = [sys.executable, "-m", "benchmarks.replicas", "--measure"]
     command.append(json.dumps([what, *arguments]))
     processes = []
     for index in range(count):
@@ -170,7 +170,7 @@ def main():
         return
     text = f"""# Scaling
 
-`python -m benchmarks.scaling --repeats={args.repeats} --write`, {os.cpu_count()} cores.
+`python -m benchmarks.replicas --repeats={args.repeats} --write`, {os.cpu_count()} cores.
 
 F1, {EACH} images for each replica, a thread each. Efficiency is images/s over those of one replica
 and the number of replicas; with more replicas than cores it cannot reach 1.

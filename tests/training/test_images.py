@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training import batches, data
+from training import batches
+from training import images as data
 
 pytestmark = pytest.mark.tensorflow  # Reading data is the same on both backends.
 

@@ -75,7 +75,7 @@ def distances(path, picture, title):
     plt.close(figure)
 
 
-def curves(histories, path, title):
+def learning(histories, path, title):
     """Draws loss and accuracy over the epochs: a colour for each method, solid for test.
 
     Args:
