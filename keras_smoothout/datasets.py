@@ -1,21 +1,52 @@
 """Data by name: scikit-learn's digits, a set of tensorflow-datasets, or an .npz file.
 
-Images come as a network is shown them in training: each channel has mean 0 and deviation 1 over the
-examples that it is trained on.
+`opened` reads images for trainings and for `load`, so both see the same pixels. `load` also shifts
+and scales them as a training does: each channel has mean 0 and deviation 1 over the examples that
+the network is trained on.
 """
 
+import math
 import pathlib
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
-MEMORY_BYTES = 2**30  # Of pixels; a training streams what is more.
-MOMENT_EXAMPLES = 10_000  # Streamed splits estimate mean and deviation from the first so many.
-READ = 1000  # Images at a time.
+from keras_smoothout.checks import check_labels
+
+MEMORY_BYTES = 2**30  # Of pixels; what is more is streamed.
+MOMENT_EXAMPLES = 10_000  # Streamed parts estimate mean and deviation from their first ones.
+
+
+class Part(NamedTuple):
+    """Labelled images of one size, in order: a split of a data set, or some examples of it.
+
+    Args:
+        name: Of the data set and its split, for messages.
+        examples: How many there are.
+        shape: (height, width, channels).
+        classes: How many there are.
+        arrays: Images and labels, or `None` if they are streamed.
+        stream: `tf.data.Dataset` of (image, label), or `None` if they are in memory.
+    """
+
+    name: str
+    examples: int
+    shape: tuple
+    classes: int
+    arrays: tuple | None = None
+    stream: object = None
+
+    def batches(self, size):
+        """Iterate over NumPy arrays (images, labels), in order."""
+        if self.stream is not None:
+            return self.stream.batch(size).as_numpy_iterator()
+        starts = range(0, self.examples, size)
+        return (tuple(array[i : i + size] for array in self.arrays) for i in starts)
 
 
 def load(
-    name,
+    dataset,
     data_dir=None,
     split="train",
     image_size=None,
@@ -26,8 +57,8 @@ def load(
     """Inputs and integer labels, or whatever an .npz file holds as `x` and `y`.
 
     Args:
-        name: `"digits"`, a name of tensorflow-datasets, or the path of an `.npz` file with `x` and
-            `y`, which are taken as they are.
+        dataset: `"digits"`, a name of tensorflow-datasets, or the path of an `.npz` file with `x`
+            and `y`, which are taken as they are.
         data_dir: Folder of prepared tensorflow-datasets. Defaults to `None`, their own.
         split: Split of tensorflow-datasets, as in `"train[:5000]"`; `"train"` or `"test"` of the
             digits. Defaults to `"train"`.
@@ -40,24 +71,22 @@ def load(
     Raises:
         ValueError: If there is no such data, or it does not fit into memory.
     """
-    if name.endswith(".npz"):
-        return open_npz(pathlib.Path(name))
-
-    def opened(split, first=None):
-        if name == "digits":
-            return open_digits(split, image_size)
-        return open_tfds(name, data_dir, split, image_size, download, first)
-
-    first = min(MOMENT_EXAMPLES, train_examples or MOMENT_EXAMPLES)
-    images, labels = trained = opened(train_split, None if split == train_split else first)
-    if train_examples is not None and train_examples < len(labels):
-        drawn = np.random.default_rng(0).permutation(len(labels))[:train_examples]
-        trained = images[drawn], labels[drawn]
-    mean = trained[0].mean((0, 1, 2), dtype="float64")  # (channels,)
-    deviation = trained[0].std((0, 1, 2), dtype="float64")  # (channels,)
-    deviation = np.where(deviation > 0, deviation, 1).astype("float32")
-    images, labels = trained if split == train_split else opened(split)
-    return (images - mean.astype("float32")) / deviation, labels
+    if dataset.endswith(".npz"):
+        return open_npz(pathlib.Path(dataset))
+    options = data_dir, download, image_size
+    trained = opened(dataset, train_split, *options)
+    if train_examples:
+        trained = subset(trained, train_examples)
+    part = held(trained) if split == train_split else opened(dataset, split, *options)
+    if part.arrays is None:
+        height, width, _ = part.shape
+        raise ValueError(
+            f"{part.name} has {part.examples} images of {height}x{width}, too many at once: take a "
+            "part of them, as in `split=train[:10000]`"
+        )
+    images, labels = part.arrays
+    mean, deviation = moments(trained)
+    return (images - mean.astype("float32")) / deviation.astype("float32"), labels
 
 
 def open_npz(path):
@@ -69,85 +98,125 @@ def open_npz(path):
         raise ValueError(f"{path} must be an .npz file with arrays x and y: {error}") from error
 
 
-def digits():
-    """1,437 training and 360 test images of 8x8x1 with labels, split once and for all, by class."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+def opened(dataset, split, data_dir=None, download=False, image_size=None):
+    """Return a split as a `Part`, in memory if it fits. The arguments are those of `load`.
 
-    data = load_digits()
-    options = {"test_size": 360, "stratify": data.target, "random_state": 0}
-    images = data.images[..., None].astype("uint8")
-    train_x, test_x, train_y, test_y = train_test_split(images, data.target, **options)
-    return (train_x, train_y), (test_x, test_y)
+    Raises:
+        ValueError: If there is no such data set or split, or its images or labels cannot be used.
+        FileNotFoundError: If the data set is not prepared.
+    """
+    if dataset == "digits":
+        part = open_digits(split, image_size)
+    else:
+        part = held(open_tfds(dataset, split, data_dir, download, image_size))
+    labels = part.arrays[1] if part.arrays else next(part.batches(100))[1]
+    check_labels(f"labels of {part.name}", labels, part.classes)
+    return part
 
 
 def open_digits(split, image_size):
+    """1,437 training or 360 test images of 8x8x1, split once and for all, by class."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     if split not in ("train", "test"):
-        raise ValueError(f"The splits of digits are train and test. Received: split={split}")
-    images, labels = digits()[split == "test"]
-    return resized(images, image_size), labels
+        reason = "its splits are train and test"
+        raise ValueError(f"'digits' has no images in the split '{split}': {reason}")
+    data = load_digits()
+    options = {"test_size": 360, "stratify": data.target, "random_state": 0}
+    images = resized(data.images[..., None].astype("uint8"), image_size)
+    images = keras.ops.convert_to_numpy(images)
+    images, labels = train_test_split(images, data.target, **options)[split == "test" :: 2]
+    return Part(f"digits/{split}", len(labels), images.shape[1:], 10, (images, labels))
 
 
-def prepared(name, data_dir, download, image_size):
+def prepared(dataset, data_dir, download, image_size):
     """The builder of a classification set, its feature of images, and that of labels."""
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        builder = tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise ValueError(
             "`dataset` must be 'digits' or a name of https://www.tensorflow.org/datasets/catalog. "
-            f"Received: dataset={name}"
+            f"Received: dataset={dataset}"
         ) from None
     pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
     kinds = tfds.features.Image, tfds.features.ClassLabel
     if len(pair) != 2 or not all(map(isinstance, pair, kinds)):
         raise ValueError(
             "`dataset` must hold one image and one class label per example. "
-            f"Received: dataset={name} with {builder.info.features}"
+            f"Received: dataset={dataset} with {builder.info.features}"
         )
     if download:
         builder.download_and_prepare()
     if not builder.is_prepared():
         raise FileNotFoundError(
-            f"Dataset '{name}' is not prepared in {builder.data_dir}. Pass `download` to fetch it, "
-            "or `data_dir` to name the folder that holds it."
+            f"Dataset '{dataset}' is not prepared in {builder.data_dir}. Pass `download` to fetch "
+            "it, or `data_dir` to name the folder that holds it."
         )
     if None in pair[0].shape and not image_size:
-        raise ValueError(f"The images of '{name}' vary in size. Pass `image_size` to resize them.")
+        raise ValueError(
+            f"The images of '{dataset}' vary in size. Pass `image_size` to resize them."
+        )
     return builder, *pair
 
 
-def open_tfds(name, data_dir, split, image_size, download, first=None):
-    """Images and labels of a split: all, or the `first` ones where all do not fit into memory."""
-    builder, image, _ = prepared(name, data_dir, download, image_size)
-    height, width = (image_size, image_size) if image_size else image.shape[:2]
+def open_tfds(dataset, split, data_dir, download, image_size):
+    import tensorflow as tf
+
+    builder, image, label = prepared(dataset, data_dir, download, image_size)
     try:
         examples = builder.info.splits[split].num_examples
-    except (KeyError, ValueError):
-        known = ", ".join(builder.info.splits)
-        raise ValueError(f"The splits of {name} are {known}. Received: split={split}") from None
-    dataset = builder.as_dataset(split=split, as_supervised=True)
-    if not 0 < examples * height * width * image.shape[2] <= MEMORY_BYTES:
-        if not (first and examples):
-            raise ValueError(
-                f"{split} of {name} has {examples} images of {height}x{width}, none or too many at "
-                "once: take a part of them, as in `split=train[:10000]`"
-            )
-        dataset = dataset.take(first)
-    batches = dataset.batch(1 if None in image.shape else READ)
-    read = ((resized(x, image_size), y) for x, y in batches.as_numpy_iterator())
-    return tuple(map(np.concatenate, zip(*read, strict=True)))
+        stream = builder.as_dataset(split=split, as_supervised=True)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"'{dataset}' has no images in the split '{split}': {error}") from error
+    stream = stream.map(lambda x, y: (resized(x, image_size), y), tf.data.AUTOTUNE)
+    stream = stream.apply(tf.data.experimental.assert_cardinality(examples))
+    shape = (image_size, image_size, image.shape[2]) if image_size else image.shape
+    return Part(f"{dataset}/{split}", examples, shape, label.num_classes, stream=stream)
 
 
 def resized(images, size):
-    """Images squeezed to `size` x `size` pixels, whole numbers as before."""
+    """Squeeze one image or a batch to `size` x `size` pixels of the same type, integers rounded."""
     if not size:
         return images
-    pixels = keras.ops.cast(images, "float32")
-    pixels = keras.ops.image.resize(
-        pixels, (size, size), antialias=True, data_format="channels_last"
-    )
-    limits = np.iinfo(images.dtype)
-    pixels = np.clip(np.round(keras.ops.convert_to_numpy(pixels)), limits.min, limits.max)
-    return pixels.astype(images.dtype)
+    options = {"antialias": True, "data_format": "channels_last", "dtype": images.dtype}
+    return keras.layers.Resizing(size, size, **options)(images)
+
+
+def held(part):
+    """Return the same part, in memory if it fits."""
+    if part.stream is None or part.examples * math.prod(part.shape) > MEMORY_BYTES:
+        return part
+    return part._replace(arrays=next(part.batches(part.examples)), stream=None)
+
+
+def subset(part, train_examples, seed=0):
+    """Return `train_examples` of a part: drawn by `seed` from memory, or the first of a stream."""
+    if train_examples > part.examples:
+        raise ValueError(
+            f"`train_examples` must be <= {part.examples}, the size of the training split. "
+            f"Received: train_examples={train_examples}"
+        )
+    if part.arrays is None:
+        return part._replace(examples=train_examples, stream=part.stream.take(train_examples))
+    drawn = np.random.default_rng(seed).permutation(part.examples)[:train_examples]
+    return part._replace(examples=train_examples, arrays=tuple(a[drawn] for a in part.arrays))
+
+
+def moments(part):
+    """Return mean and standard deviation of each channel, both (channels,) in float64."""
+    if part.stream is not None:
+        part = part._replace(stream=part.stream.take(MOMENT_EXAMPLES))
+    pixels, total, squares = 0, 0.0, 0.0
+    for images, _ in part.batches(100):
+        images = images.astype("float64")
+        pixels += images[..., 0].size
+        total = total + images.sum((0, 1, 2))  # (channels,)
+        squares = squares + (images**2).sum((0, 1, 2))  # (channels,)
+    if not np.all(np.isfinite(squares)):
+        raise ValueError(f"The images of {part.name} hold pixels that are not finite.")
+    mean = total / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    return mean, np.where(deviation > 0, deviation, 1)  # A constant channel is only centred.

@@ -41,7 +41,12 @@ MATRICES = ["estimate", "curvature/krylov", "curvature/trace", "curvature/spectr
 
 # What may be imported from outside, in addition to Python, Keras and NumPy; and in which places.
 OUTSIDE = {
-    "tensorflow": ("backend/tensorflow.py", "train_step/tensorflow.py", "train_step/repairs.py"),
+    "tensorflow": (
+        "backend/tensorflow.py",
+        "train_step/tensorflow.py",
+        "train_step/repairs.py",
+        "datasets.py",
+    ),
     "jax": ("backend/jax.py", "train_step/repairs.py"),
     "matplotlib": ("landscape/plots.py",),
     "scipy": ("landscape/",),
@@ -291,11 +296,13 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 import keras, numpy as np, keras_smoothout as ks
+from keras_smoothout import datasets
 assert keras.backend.backend() == "{backend}"
 inputs = keras.Input((2,))
 model = ks.Model(inputs, keras.layers.Dense(1)(inputs))
 model.compile(ks.SmoothOut("sgd"), "mse")
 print(model.train_on_batch(np.ones((4, 2)), np.ones((4, 1))))
+assert datasets.load("digits", image_size=5)[0].shape == (1437, 5, 5, 1)
 assert "{absent}" not in sys.modules
 """
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_smoothout import datasets
+from keras_smoothout.datasets import Part, moments
 from training import batches
-from training import images as data
+from training.images import Source, as_split, load
 
 pytestmark = pytest.mark.tensorflow  # Reading data is the same on both backends.
 
@@ -18,7 +20,7 @@ SHAPE = (16, 8, 3)
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digits")
+    return load("digits")
 
 
 def colours(examples=10, streamed=False):
@@ -27,8 +29,10 @@ def colours(examples=10, streamed=False):
     images = draw.integers(0, 256, (examples, *SHAPE)).astype("uint8")
     labels = np.arange(examples) % 3
     pairs = (images, labels)
-    split = data.as_split(tf.data.Dataset.from_tensor_slices(pairs) if streamed else pairs)
-    return data.Source(split, split, SHAPE, 3, *data.moments(split, examples)), images, labels
+    held = {"stream": tf.data.Dataset.from_tensor_slices(pairs)} if streamed else {"arrays": pairs}
+    part = Part("colours", examples, SHAPE, 3, **held)
+    split = as_split(part)
+    return Source(split, split, SHAPE, 3, *moments(part)), images, labels
 
 
 def shown(source, epochs, batch_size=4, augment="crop_flip", seed=0, **options):
@@ -51,7 +55,7 @@ def pixels(source, images):
 def test_digits_are_split_once_and_by_class(digits):
     assert (digits.image_shape, digits.classes) == ((8, 8, 1), 10)
     assert (digits.train.examples, digits.test.examples) == (1437, 360)
-    again = data.load("digits", seed=1)
+    again = load("digits", seed=1)
     for split, other in ((digits.train, again.train), (digits.test, again.test)):
         (_, images, labels), (_, others, _) = (next(iter(s.batches(2000))) for s in (split, other))
         np.testing.assert_array_equal(images, others)
@@ -68,9 +72,8 @@ def test_pixels_have_mean_0_and_deviation_1_in_each_channel():
 
 
 def test_a_constant_channel_is_only_centred():
-    split = data.as_split((np.full((4, 2, 2, 1), 7, "uint8"), np.zeros(4, int)))
-    mean, deviation = data.moments(split, 4)
-    assert (mean, deviation) == (7, 1)
+    pairs = np.full((4, 2, 2, 1), 7, "uint8"), np.zeros(4, int)
+    assert moments(Part("grey", 4, (2, 2, 1), 1, arrays=pairs)) == (7, 1)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -131,41 +134,44 @@ def test_crops_are_windows_of_the_padded_image_and_flips_mirror_them():
 
 def test_a_part_of_the_training_images_is_drawn_by_seed():
     first, again, other = (
-        next(iter(data.load("digits", train_examples=20, seed=seed).train.batches(20)))[1].numpy()
+        next(iter(load("digits", train_examples=20, seed=seed).train.batches(20)))[1].numpy()
         for seed in (0, 0, 1)
     )
     assert first.shape == (20, 8, 8, 1)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     with pytest.raises(ValueError, match="`train_examples` must be <= 1437.*Received: .*=2000"):
-        data.load("digits", train_examples=2000)
+        load("digits", train_examples=2000)
 
 
 def test_images_are_resized():
-    source = data.load("digits", image_size=12)
+    source = load("digits", image_size=12)
     assert source.image_shape == (12, 12, 1)
     ((x, _), *_) = batches.testing(source, source.test, 5)
     assert x.shape == (5, 12, 12, 1)
 
 
 def test_labels_of_a_stream_are_looked_at_too(monkeypatch):
-    streams = [
-        tf.data.Dataset.from_tensor_slices((np.ones((4, 2, 2, 1)), [0, 1, 2, i])) for i in (0, 3)
-    ]
-    monkeypatch.setattr(data, "open_tfds", lambda *_: (streams, (2, 2, 1), 3))
-    with pytest.raises(ValueError, match=r"`labels of any, test` must .* Received: .* in \[0, 3\]"):
-        data.load("any")
+    def streamed(dataset, split, *_):
+        pairs = np.ones((4, 2, 2, 1)), [0, 1, 2, 3 if split == "test" else 0]
+        stream = tf.data.Dataset.from_tensor_slices(pairs)
+        return Part(f"{dataset}/{split}", 4, (2, 2, 1), 3, stream=stream)
+
+    monkeypatch.setattr(datasets, "open_tfds", streamed)
+    monkeypatch.setattr(datasets, "MEMORY_BYTES", 1)
+    with pytest.raises(ValueError, match=r"`labels of any/test` must .* Received: .* in \[0, 3\]"):
+        load("any")
 
 
 def test_a_missing_set_tells_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="`download`.*`data_dir`"):
-        data.load("cifar10", data_dir=tmp_path)
+        load("cifar10", data_dir=tmp_path)
     with pytest.raises(
         ValueError, match="must be 'digits' or a name of.*Received: dataset=no_such"
     ):
-        data.load("no_such", data_dir=tmp_path)
+        load("no_such", data_dir=tmp_path)
     with pytest.raises(ValueError, match="one image and one class label"):
-        data.load("imdb_reviews", data_dir=tmp_path, download=False)
+        load("imdb_reviews", data_dir=tmp_path, download=False)
 
 
 @pytest.mark.parametrize("split", ["train[:0]", "val"])
@@ -187,15 +193,15 @@ def test_a_split_without_images(monkeypatch, split):
     builder = types.SimpleNamespace(info=info, is_prepared=lambda: True, as_dataset=as_dataset)
     monkeypatch.setattr(tfds, "builder", lambda *_, **__: builder)
     with pytest.raises(ValueError, match="'any' has no images in the split '(train.:0.|val)': "):
-        data.load("any", train_split=split)
+        load("any", train_split=split)
 
 
 @pytest.mark.skipif(not TFDS.exists(), reason="no prepared tfds sets")
 def test_a_set_of_tfds_is_the_same_in_memory_and_streamed(monkeypatch):
-    load = {"train_split": "train[:300]", "test_split": "test[:50]", "data_dir": TFDS}
-    memory = data.load("fashion_mnist", **load)
-    monkeypatch.setattr(data, "MEMORY_BYTES", 28 * 28 * 20)
-    streamed = data.load("fashion_mnist", **load)
+    places = {"train_split": "train[:300]", "test_split": "test[:50]", "data_dir": TFDS}
+    memory = load("fashion_mnist", **places)
+    monkeypatch.setattr(datasets, "MEMORY_BYTES", 28 * 28 * 20)
+    streamed = load("fashion_mnist", **places)
     assert (memory.image_shape, memory.classes) == ((28, 28, 1), 10)
     assert (memory.train.examples, memory.test.examples) == (300, 50)
     np.testing.assert_allclose(memory.mean, streamed.mean)

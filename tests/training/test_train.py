@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import train
+from keras_smoothout import datasets
 from training import batches, courses, curves, images, methods, options, records
 
 ROOT = Path(__file__).parents[2]
@@ -388,15 +389,16 @@ def test_a_workdir_that_is_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda x, y: (x, y + 1), "`labels of digits, train` must hold whole numbers in [0, 9]"),
-        (lambda x, y: (x, -y), "Received: labels of digits, train in [-9, 0]"),
-        (lambda x, y: (x * np.nan, y), "The training images of 'digits' hold pixels that are not"),
+        (lambda x, y: (x, y + 1), "`labels of digits/train` must hold whole numbers in [0, 9]"),
+        (lambda x, y: (x, -y), "Received: labels of digits/train in [-9, 0]"),
+        (lambda x, y: (x * np.nan, y), "images of digits/train hold pixels that are not finite"),
+        (lambda x, y: (x + np.inf, y), "images of digits/train hold pixels that are not"),
     ],
 )
 def test_images_and_labels_that_are_wrong(tmp_path, monkeypatch, spoil, words):
-    (train_set, test_set), *rest = images.open_digits(None)
-    opened = (spoil(train_set[0].astype("float32"), train_set[1]), test_set), *rest
-    monkeypatch.setattr(images, "open_digits", lambda image_size: opened)
+    part = datasets.open_digits("train", None)
+    spoiled = part._replace(arrays=spoil(part.arrays[0].astype("float32"), part.arrays[1]))
+    monkeypatch.setattr(datasets, "open_digits", lambda *_: spoiled)
     assert words in ending([f"--workdir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
 
