@@ -1,14 +1,14 @@
 """Measures how flat the minimum of a trained model is: a table, and pictures.
 
 Examples:
-  # A run of train.py knows its data; of several methods or seeds, name the folder of one.
+  # A run of train.py knows its data. If it has several methods or seeds, name the folder of one.
   python -m keras_smoothout.landscape runs/digits-f1-sgd --out=flatness
 
   # Two models, a small batch's and a large one's, and the straight line between them.
   python -m keras_smoothout.landscape small.keras --compare=large.keras --dataset=cifar10
       --out=flatness
 
-  # Data of one's own, x and y; a few measures and no pictures.
+  # Your own data, x and y; a few measures and no pictures.
   python -m keras_smoothout.landscape model.keras --dataset=data.npz --out=flatness
       --measures=lambda_max,sam_sharpness --nopictures
 
@@ -36,7 +36,7 @@ from keras_smoothout.landscape.objective import BATCH_NORMS, Objective
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with one line, whatever is wrong."""
+    """A parser that reports any error in one line."""
 
     def error(self, message):
         self.exit(2, f"{message}. See python -m keras_smoothout.landscape --help\n")
@@ -51,15 +51,15 @@ def arguments(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", type=pathlib.Path, help="a .keras file, or a folder of train.py")
+    add("model", type=pathlib.Path, help="a .keras file, or the folder of a train.py run")
     add("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder to write to")
     add("--dataset", help="digits, a name of tensorflow-datasets, or an .npz file with x and y")
     add("--data_dir", help="folder of prepared tensorflow-datasets")
     add("--download", action="store_true", help="let tensorflow-datasets fetch the set")
     add("--image_size", type=int, default=0, help="height and width of all images, in pixels")
     add("--split", help="split to measure on (default: train)")
-    add("--examples", type=int, default=1000, help="number of examples; 0 for all (1000)")
-    add("--batch_size", type=int, default=500, help="examples in memory at a time (500)")
+    add("--examples", type=int, default=1000, help="number of examples; 0 for all (default: 1000)")
+    add("--batch_size", type=int, default=500, help="examples in memory at a time (default: 500)")
     add(
         "--batch_norm", choices=BATCH_NORMS, default="evaluation", help="statistics to normalize by"
     )
@@ -69,18 +69,18 @@ def arguments(argv):
         action="append",
         default=[],
         metavar="OTHER",
-        help="another model, a file or a folder; more than once for more models",
+        help="another model, a file or a folder; repeat it for more models",
     )
     add(
         "--start",
         type=pathlib.Path,
         help="the model before training, for the measures that need it",
     )
-    add("--loss", help="name of a Keras loss, for a model that was saved without")
+    add("--loss", help="name of a Keras loss, for a model that was saved without one")
     add("--measures", help=f"some of {','.join([*MEASURES, *FROM_START])} (default: all)")
-    add("--grid", type=int, default=21, help="points along each side of the plane (21)")
-    add("--seed", type=int, default=0, help="of all random draws (0)")
-    add("--nopictures", dest="pictures", action="store_false", help="only the table")
+    add("--grid", type=int, default=21, help="points along each side of the plane (default: 21)")
+    add("--seed", type=int, default=0, help="seed of all random draws (default: 0)")
+    add("--nopictures", dest="pictures", action="store_false", help="write the table only")
     options = parser.parse_args(argv)
     for name, least in (("examples", 0), ("image_size", 0), ("batch_size", 1), ("grid", 2)):
         if getattr(options, name) < least:
@@ -89,7 +89,7 @@ def arguments(argv):
 
 
 def flags(path):
-    """The flags of the run of `train.py` that a model is of, which has a folder for each method."""
+    """The flags of the `train.py` run that made a model; its folder may be a few levels up."""
     for folder in file_of(path).absolute().parents[:3]:
         if (folder / "flags.txt").is_file():
             lines = (folder / "flags.txt").read_text().splitlines()
@@ -117,7 +117,7 @@ def load_model(path):
     file = file_of(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of the optimizer, which is not needed.
+            warnings.simplefilter("ignore")  # About the optimizer, which is not needed.
             return keras.saving.load_model(file)
     except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -171,7 +171,7 @@ def targets(y, model, loss):
 
 
 def write(path, found):
-    """A row for each model and measure."""
+    """Write a row for each model and measure."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["model", *Measured._fields])
@@ -179,7 +179,7 @@ def write(path, found):
 
 
 def pictures(options, objectives, found):
-    """Spectrum, line and plane of each model; what tells them apart, if there are more."""
+    """Draw spectrum, line and plane of each model, and comparisons if there are several."""
     from keras_smoothout.landscape import plots
     from keras_smoothout.landscape.surface import slices
 

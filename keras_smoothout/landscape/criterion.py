@@ -49,7 +49,7 @@ def loss_of(model, loss=None):
 
 
 def build_loss(model, batch):
-    """Have the compiled loss of `model` make its variables; the optimizer is left as it is."""
+    """Let the compiled loss of `model` make its variables; the optimizer stays unchanged."""
     optimizer = model.optimizer
     try:
         model.optimizer = None
@@ -70,7 +70,7 @@ class MeanLoss(keras.losses.Loss):
 
 
 class MaskedLike(keras.layers.Layer):
-    """The nest `outputs` with the Keras masks of `like`, which losses look at."""
+    """The nest `outputs` with the Keras masks of `like`, which losses use."""
 
     def __init__(self):
         super().__init__(autocast=False)
@@ -83,8 +83,8 @@ class MaskedLike(keras.layers.Layer):
 def error_of(loss):
     """Function `(y, outputs) -> share of wrong predictions in a batch`.
 
-    It is nan if `loss` is not one of a classification, or there is not exactly one output. As in
-    the loss, steps that are masked and labels that are its `ignore_class` do not count.
+    It is nan unless `loss` is a loss of classification and there is exactly one output. As in the
+    loss, masked steps and labels that equal its `ignore_class` do not count.
     """
     flat = keras.tree.flatten(loss)
     given = keras.losses.get(flat[0]) if len(flat) == 1 else None

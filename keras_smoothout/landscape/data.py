@@ -1,4 +1,4 @@
-"""A data set that can be gone through again and again, batch by batch: `Batches`."""
+"""`Batches`: a data set that can be read again and again, batch by batch."""
 
 import functools
 
@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras.utils import unpack_x_y_sample_weight
 
-INFINITE = -1  # What `tf.data.Dataset.cardinality` calls so.
+INFINITE = -1  # What `tf.data.Dataset.cardinality` returns for it.
 
 
 class Batches:
@@ -21,7 +21,7 @@ class Batches:
         sample_weight: Array or nest of arrays, or `None`.
         batch_size: Number of examples in a batch, if `x` is an array.
 
-    Floating-point arrays come in the dtype of the model's variables; all else keeps its own.
+    Floating-point arrays are cast to the dtype of the model's variables; others keep their dtype.
     """
 
     def __init__(self, model, x, y, sample_weight, batch_size):
@@ -59,7 +59,7 @@ class Batches:
 
     @functools.cached_property
     def examples(self):
-        """Number of examples; batches are gone through once to count them."""
+        """Number of examples; batches are read once to count them."""
         return sum(map(count, self))
 
     def __iter__(self):

@@ -12,7 +12,7 @@ def arrays_of(objective, other):
     """Weights of `other`, a model or a list of arrays, checked against those of `objective`.
 
     Raises:
-        ValueError: If they are not shaped as the weights of the objective's model.
+        ValueError: If they are not shaped like the weights of the objective's model.
     """
     values = other.trainable_variables if isinstance(other, keras.Model) else other
     arrays = [keras.ops.convert_to_numpy(v) for v in values]
@@ -26,13 +26,13 @@ def arrays_of(objective, other):
 
 
 def place_of(objective, other):
-    """`arrays_of(objective, other)`, which are a place where the loss is that of `other`.
+    """`arrays_of(objective, other)`, after a check that `objective` has the loss of `other` there.
 
-    BatchNormalization's moving statistics may differ where they are re-estimated, and so may the
-    states of random generators, which are not used.
+    BatchNormalization's moving statistics can differ, because they are re-estimated. States of
+    random generators can differ, because they are not used.
 
     Raises:
-        ValueError: If another non-trainable weight of `other`, a model, differs.
+        ValueError: If `other` is a model and another of its non-trainable weights differs.
     """
     arrays = arrays_of(objective, other)
     if not isinstance(other, keras.Model):
@@ -75,7 +75,7 @@ def direction_of(objective, direction):
     """`direction` as a list of float64 arrays: from such a list, or from one long vector.
 
     Raises:
-        ValueError: If it is not shaped as the weights, or not finite.
+        ValueError: If it is not shaped like the weights, or not finite.
     """
     shapes = [w.shape for w in objective.weights]
     if isinstance(direction, np.ndarray) and direction.shape == (objective.size,):
@@ -98,14 +98,14 @@ def filter_normalised(direction, weights, vectors=False):
 
         d_f = d_f * ||w_f|| / (||d_f|| + 1e-10)
 
-    A loss that does not change when a filter is scaled and the next layer scaled back then looks as
-    steep before as after.
+    Scaling a filter, and scaling the next layer back, then does not change how steep the loss
+    looks.
 
     Args:
         direction: List of arrays. Filters lie along the last axis, as in Keras kernels.
         weights: List of arrays of the same shapes. Where a filter is all 0, so is the result.
         vectors: Whether weights with fewer than two axes (biases, scales of normalizations) move
-            too, each element as a filter of its own. Defaults to `False`: there the result is 0.
+            too, each element as its own filter. Defaults to `False`: there the result is 0.
 
     Returns:
         List of float64 arrays.
@@ -133,6 +133,6 @@ def filter_normalised(direction, weights, vectors=False):
 
 
 def random_direction(weights, seed=0, vectors=False):
-    """Normal draw shaped as `weights`, filter-normalised: see `filter_normalised`."""
+    """Normal draw shaped like `weights`, filter-normalised: see `filter_normalised`."""
     rng = np.random.default_rng(seed)
     return filter_normalised([rng.normal(size=w.shape) for w in weights], weights, vectors)

@@ -1,4 +1,4 @@
-"""What a measure returns: a value, and how far chance may have carried it."""
+"""What a measure returns: a value, and how far chance can have moved it."""
 
 from typing import NamedTuple
 
@@ -22,8 +22,8 @@ def mean(draws, population=np.inf):
 
     Args:
         draws: Sequence of numbers, independent, or drawn without replacement from `population`.
-        population: Number of numbers to draw from: the mean of all of them is exact. Defaults to
-            infinity.
+        population: How many numbers there are to draw from; the mean of all of them is exact.
+            Defaults to infinity.
     """
     draws = np.asarray(draws, "float64")
     left = 1 - len(draws) / population

@@ -31,13 +31,13 @@ class Measured(NamedTuple):
 
     Attributes:
         measure: Its name.
-        value: What was found; nan where the measure does not apply.
-        standard_error: Of `value`, over random draws; 0 where there were none.
+        value: What was found; nan if the measure does not apply.
+        standard_error: Of `value`, over random draws; 0 if there were none.
         losses: Cost: number of forward passes over the data.
-        gradients: Cost: number of gradients of the whole data; those of few examples count by
-            their share.
+        gradients: Cost: number of gradients of the whole data; a gradient of a few examples counts
+            as their share.
         products: Cost: number of products with the Hessian or the Gauss-Newton matrix.
-        seconds: Cost: time, compilation of what was not compiled before included.
+        seconds: Cost: time, including compilation of what was not compiled before.
         note: Why the measure does not apply, else empty.
     """
 
@@ -60,7 +60,8 @@ def gradient_norm(objective):
 def eigenvalue(objective, which="top", seed=0):
     """Largest (`which="top"`) or smallest (`"bottom"`) eigenvalue of the Hessian.
 
-    Wrong by at most a thousandth of the largest in magnitude, by far less if it stands alone.
+    The error is at most a thousandth of the largest eigenvalue in magnitude, and far less if no
+    other eigenvalue is near.
     """
     pairs = eigenpairs(hessian(objective), 1, which, tolerance=1e-3, seed=seed)
     return Estimate(float(pairs.values[0]))
@@ -98,7 +99,7 @@ MEASURES = {
     "local_entropy": lambda o, s: local_entropy(o, seed=s),
     "pac_bayes_sigma": lambda o, s: pac_bayes_sigma(o, seed=s),
 }
-# Each takes the weights before training, too.
+# Each also takes the weights before training.
 FROM_START = {
     "distance_from_init": lambda o, s, start: distance_from_init(o, start),
     "pac_bayes_bound": lambda o, s, start: pac_bayes_bound(o, start, seed=s),
@@ -106,11 +107,11 @@ FROM_START = {
 
 
 def measures(objective, names=None, start=None, seed=0, progress=False):
-    """Measure a minimum in every way there is, each with the defaults of its function.
+    """Take every measure of a minimum, each with the defaults of its function.
 
     Args:
-        objective: An `Objective`; of training data, as all of the papers mean it.
-        names: List of the measures to take, of `MEASURES` and, with `start`, `FROM_START`; or a
+        objective: An `Objective` of training data, as in all of the papers.
+        names: List of the measures to take, from `MEASURES` and, with `start`, `FROM_START`; or a
             dict from names to functions of an objective that return an `Estimate` or a number.
             Defaults to `None`: all of them.
         start: The weights before training, a list of arrays or a model. Defaults to `None`.
@@ -119,13 +120,13 @@ def measures(objective, names=None, start=None, seed=0, progress=False):
         progress: Whether to print each row once it is measured. Defaults to `False`.
 
     Returns:
-        List of `Measured`, in order. A measure that does not apply to the model (errors of a
-        regression, say) has the value nan and a note that says why; by its name, it raises.
+        List of `Measured`, in order. A measure that does not apply to the model (such as the error
+        of a regression) has the value nan and a note that says why. Asked for by name, it raises.
 
     Raises:
         ValueError: If a name is unknown, or the loss is not finite at the weights.
 
-    Cost: all of them about 450 losses, 40 gradients and 120 products with curvature matrices.
+    Cost: all of them take about 450 losses, 40 gradients and 120 products with curvature matrices.
 
     Example:
         >>> import keras, numpy as np
@@ -224,7 +225,7 @@ def _line(row):
 
 
 def table(rows):
-    """The rows of `measures` as text; or of several models, as a dict from label to rows."""
+    """The rows of `measures` as text; for several models, pass a dict from label to rows."""
     if not isinstance(rows, dict):
         return "\n".join([HEADER, *map(_line, rows)])
     lines = [" ".join([f"{'measure':22}", *(f"{label:>24}" for label in rows)])]

@@ -24,13 +24,13 @@ class Objective:
 
     `loss_b` is the mean over the `n_b` examples of a batch, regularizers and `add_loss` included.
     All methods are pure functions of the weights: nothing is assigned, so an interrupt has nothing
-    to restore. Dropout is off. Each is compiled once, and holds one batch in memory at a time.
+    to restore. Dropout is off. Each method is compiled once, and holds one batch in memory.
 
     Args:
-        model: A built `keras.Model`. What is computed in float16 here has no loss scaling.
-        x: Array of inputs, or a nest of arrays. Or, without `y`, batches that can be gone through
-            more than once: a `tf.data.Dataset`, `keras.utils.PyDataset` or a list, of `(x,)`,
-            `(x, y)` or `(x, y, sample_weight)`.
+        model: A built `keras.Model`. Under mixed_float16 the loss is not scaled here.
+        x: Array of inputs, or a nest of arrays. Or, without `y`, batches that can be read more than
+            once: a `tf.data.Dataset`, `keras.utils.PyDataset` or a list, of `(x,)`, `(x, y)` or
+            `(x, y, sample_weight)`.
         y: Targets, array or nest of arrays.
         sample_weight: Weights of the examples. As in Keras, the loss is divided by the number of
             examples, not by the sum of their weights.
@@ -46,8 +46,8 @@ class Objective:
 
     Attributes:
         weights: List of arrays, the model's trainable weights when this was made.
-        state: List of arrays, its non-trainable variables then, moving statistics among them. Every
-            method uses them; assign others to look at other statistics.
+        state: List of arrays, its non-trainable variables then, including moving statistics. Every
+            method uses them; assign others to use other statistics.
         size: Number of trainable parameters.
         examples: Number of examples.
 
@@ -121,7 +121,7 @@ class Objective:
 
         The error is the share of wrong predictions if there is a single output and the loss is one
         of Keras' cross-entropies, focal cross-entropies or the categorical hinge; else it is nan.
-        As in the loss, steps that are masked and labels of `ignore_class` do not count.
+        As in the loss, masked steps and labels of `ignore_class` do not count.
         """
         loss, error = self._mean(self._loss_and_error, 2, (), weights)
         return float(loss), float(error)
@@ -142,10 +142,10 @@ class Objective:
 
         `J` is the Jacobian of the model's outputs, `H` the Hessian of the loss with respect to
         them. Losses that the model adds itself, by regularizers of weights or activities or by
-        `add_loss`, enter with their full Hessian: `G` differs from the Hessian of the objective in
-        the term with second derivatives of the outputs and in nothing else. With logits as outputs
-        (`from_logits=True`) and a cross-entropy, `G` is the Fisher matrix; where the softmax is
-        part of the model, it is not.
+        `add_loss`, enter with their full Hessian. So `G` differs from the Hessian of the objective
+        only in the term with second derivatives of the outputs. With logits as outputs
+        (`from_logits=True`) and a cross-entropy, `G` is the Fisher matrix; if the softmax is part
+        of the model, it is not.
         """
         return self._mean(self._gauss_newton, 0, self.weights, weights, vector, batch=batch)
 

@@ -2,8 +2,8 @@
 
     plots.contour(plane(objective), "pictures/plane")      pictures/plane.png, pictures/plane.svg
 
-To compare, pass a dict from label to result in place of one result. Colours are Okabe and Ito's,
-and viridis, which the colour-blind can tell apart; lines differ by their markers too.
+To compare, pass a dict from label to result in place of one result. Colour-blind readers can tell
+the colours apart (Okabe and Ito's, and viridis); lines also differ by their markers.
 """
 
 import math
@@ -23,7 +23,7 @@ DECADES = 5  # A density is drawn down to this many decades below the lowest pea
 def spectrum(densities, path=None):
     """Spectral density on a log axis, with a band of one standard error.
 
-    Densities that reach ten times as far as others have a panel of their own each.
+    If one density reaches more than ten times as far as another, each has its own panel.
 
     Args:
         densities: A `Density`, or a dict from label to one.
@@ -62,7 +62,7 @@ def interpolation(line, path=None, ends=("small batch", "large batch")):
     """Loss (left axis) and accuracy (right axis) on the line through two models.
 
     Args:
-        line: A `Line` from `interpolate`, the models at `alpha = 0` and `alpha = 1`.
+        line: A `Line` from `interpolate`, with the models at `alpha = 0` and `alpha = 1`.
         path: Where to write it; suffixes are added. Defaults to `None`.
         ends: Names of the two models. Defaults to `("small batch", "large batch")`.
 
@@ -92,7 +92,7 @@ def contour(plane, path=None, names=(), quantity="loss"):
     Args:
         plane: A `Plane`.
         path: Where to write it; suffixes are added. Defaults to `None`.
-        names: Names of the models, written beside them. Defaults to none.
+        names: Names of the models, written next to them. Defaults to none.
         quantity: `"loss"` or `"error"`. Defaults to `"loss"`.
     """
     values, levels, log, labels = heights(plane, quantity)
@@ -120,7 +120,7 @@ def contour(plane, path=None, names=(), quantity="loss"):
 
 
 def surface(plane, path=None, quantity="loss"):
-    """A `Plane` in three dimensions, its heights on a log scale where they span a decade.
+    """A `Plane` in three dimensions, with a log scale if the heights span a decade.
 
     Args:
         plane: A `Plane`.
@@ -148,10 +148,10 @@ def training(histories, path=None, xlabel="epoch"):
     """Sharpness, or whatever else was tracked, over a training: a panel for each measure.
 
     Args:
-        histories: Dict from the name of a measure to its values, one an epoch or a pair (epochs,
-            values); where a value is NaN it was not measured. Or a dict from label to such a dict.
+        histories: Dict from the name of a measure to its values: one per epoch, or a pair (epochs,
+            values). NaN means that nothing was measured. Or a dict from label to such a dict.
         path: Where to write it; suffixes are added. Defaults to `None`.
-        xlabel: What the training is counted in. Defaults to `"epoch"`.
+        xlabel: Label of the axis that counts the training. Defaults to `"epoch"`.
     """
     if not all(isinstance(history, dict) for history in histories.values()):
         histories = {"": histories}
@@ -175,7 +175,7 @@ def training(histories, path=None, xlabel="epoch"):
 
 
 def measures(tables, path=None, columns=4):
-    """Models compared in many measures: a panel for each measure, with bars of a standard error.
+    """Compare models by many measures: a panel for each, with bars of one standard error.
 
     Args:
         tables: Dict from the label of a model to its rows, as `landscape.measures` returns them.

@@ -1,4 +1,4 @@
-"""What pictures have in common: colours that the colour-blind tell apart, scales, labels."""
+"""What pictures have in common: colours that the colour-blind can tell apart, scales, labels."""
 
 import numpy as np
 
@@ -45,13 +45,13 @@ def tidy(axis, **labels):
 
 
 def scale(axis, values, letter="y"):
-    """Have a log scale where finite, positive `values` span more than 30 to 1."""
+    """Set a log scale if finite, positive `values` span more than 30 to 1."""
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() > 30 * values.min():
         axis.set(**{f"{letter}scale": "log"})
 
 
 def legend(figure, axis, results):
-    """One legend for all axes, beside them, unless there is but one result without a label."""
+    """Draw one legend next to all axes, unless there is only one result without a label."""
     if list(results) != [""]:
         figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)

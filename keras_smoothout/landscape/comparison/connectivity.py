@@ -1,7 +1,7 @@
 """Mode connectivity: train a curve of low loss between two models.
 
-The gradient with respect to a bend `p_j` of the curve `w(t)` is `c_j(t) * gradient(w(t))`, so any
-model will do as it is.
+The gradient with respect to a bend `p_j` of the curve `w(t)` is `c_j(t) * gradient(w(t))`, so it
+works for any model without changes.
 """
 
 import keras
@@ -24,24 +24,26 @@ def connect(
         p_j = update(p_j, c_j(t) * (gradient(w(t)) + weight_decay * w(t)))  for each bend
 
     Args:
-        objective: An `Objective` of training data, in batches as an optimizer should see them. They
-            come in the order it gives them: a data set that shuffles, shuffles.
-        path: The `Path` to start from, `straight(objective, other)` in the paper. It is kept as is.
-        epochs: Number of passes over the data. Defaults to `50`; the paper's are 200 and more.
+        objective: An `Objective` of training data, in batches as an optimizer should see them. Each
+            epoch takes them in the order of the data set, which can shuffle.
+        path: The `Path` to start from, `straight(objective, other)` in the paper. It stays
+            unchanged.
+        epochs: Number of passes over the data. Defaults to `50`; the paper has 200 and more.
         optimizer: Keras optimizer, its name or config; a copy of it is used. A constant learning
-            rate is held for half the epochs, then falls on a straight line to a hundredth at 90 %.
-            It sees all bends as one matrix. Defaults to `None`: `SGD(0.03, momentum=0.9)`.
+            rate is held for half of the epochs, then falls linearly to a hundredth at 90 % of them.
+            The optimizer sees all bends as one matrix. Defaults to `None`:
+            `SGD(0.03, momentum=0.9)`.
         weight_decay: Factor of `||w(t)||^2 / 2` in the loss, on all weights. The model's own
-            regularizers count beside it. Defaults to `0.0`.
-        seed: Of the draws of `t`. Defaults to `0`.
+            regularizers count in addition. Defaults to `0.0`.
+        seed: Seed of the draws of `t`. Defaults to `0`.
         progress: Whether to show a progress bar. Defaults to `False`.
 
     Returns:
         A `Path` of the same kind, with the same ends.
 
     Raises:
-        ValueError: If the path has no bends or is not one of this model, if BatchNormalization
-            would use moving statistics that belong elsewhere, or if the loss ceases to be finite.
+        ValueError: If the path has no bends or is not one of this model; if BatchNormalization
+            would use moving statistics of other weights; if the loss is no longer finite.
 
     Cost: a gradient for each batch; for each point of the path, a copy of the weights in float64
         and, if it is a bend, in the optimizer.
@@ -90,12 +92,12 @@ def connect(
 
 
 def decay(progress):
-    """Factor on the learning rate after that share of the epochs."""
+    """Factor on the learning rate after the share `progress` of the epochs."""
     return float(np.interp(progress, (0.5, 0.9), (1.0, 0.01)))
 
 
 def innermost(optimizer):
-    """The optimizer within `keras_smoothout`'s own, none of which may ask for gradients here."""
+    """The innermost optimizer; `keras_smoothout`'s around it may not ask for gradients here."""
     for method in chain(optimizer):
         if isinstance(method, Method) and type(method).gradients is not Method.gradients:
             raise ValueError(
@@ -123,13 +125,13 @@ class Training:
         self.optimizer.build([self.bends])
 
     def path(self):
-        """The curve as it is now."""
+        """The present curve."""
         first, *_, last = self.start.points
         bends = keras.ops.convert_to_numpy(self.bends)
         return Path([first, *map(self.objective.unflatten, bends), last], self.start.curve)
 
     def step(self, t, batch):
-        """Move the bends by the gradient of one batch at `t`; returns its loss."""
+        """Move the bends by the gradient of one batch at `t`, and return its loss."""
         self.points[1:-1] = keras.ops.convert_to_numpy(self.bends)
         shares = self.start.coefficients(t)
         place = shares @ self.points

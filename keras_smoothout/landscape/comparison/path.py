@@ -15,7 +15,7 @@ CURVES = ("bezier", "polygon")
 
 
 def coefficients(t, points, curve="bezier"):
-    """Shares `c_j(t)` of the control points in the place `t` of a curve; they sum to 1.
+    """Shares `c_j(t)` of the control points at the place `t` of a curve; they sum to 1.
 
         bezier:   binomial(n, j) * t**j * (1 - t)**(n - j)        n = points - 1
         polygon:  max(0, 1 - |n * t - j|)
@@ -88,9 +88,9 @@ def profile(objective, path, points=61, *, recalibrate_on="own", progress=False)
     Args:
         objective: An `Objective`, of test data or of training data.
         path: A `Path`, from `connect` or `straight`.
-        points: Number of places, evenly from `t = 0` to 1. Defaults to `61`.
-        recalibrate_on: Inputs that BatchNormalization's moving statistics are counted on again at
-            each place, as in `keras_smoothout.landscape.surface.slices`. Defaults to `"own"`.
+        points: Number of places, evenly spaced from `t = 0` to 1. Defaults to `61`.
+        recalibrate_on: Inputs to re-estimate BatchNormalization's moving statistics on at each
+            place, as in `keras_smoothout.landscape.surface.slices`. Defaults to `"own"`.
         progress: Whether to show a progress bar. Defaults to `False`.
 
     Returns:
@@ -116,13 +116,13 @@ def profile(objective, path, points=61, *, recalibrate_on="own", progress=False)
 
 
 def summary(profile, quantity="loss"):
-    """What a curve comes to, in numbers.
+    """Summarize a curve in a few numbers.
 
         integral = integral of v(t) ||w'(t)|| dt / length           mean over arc length
         barrier = max over t of v(t) - ((1 - t) * v(0) + t * v(1))  above the chord, >= 0
         mode_connectivity = (v(0) + v(1)) / 2 - v(t*)               t* where that is farthest from 0
 
-    Negative mode connectivity is a barrier; positive, ends that were not trained to the bottom.
+    Negative mode connectivity means a barrier. Positive means ends not trained to the bottom.
 
     Args:
         profile: A `Profile`.

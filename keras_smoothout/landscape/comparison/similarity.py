@@ -15,11 +15,11 @@ def linear_cka(first, second):
     1 if they are the same up to a rotation and a factor; about (columns / rows) if independent.
 
     Args:
-        first: Array whose first axis are the examples; the other axes are flattened.
-        second: Array of as many examples.
+        first: Array with examples along its first axis; the other axes are flattened.
+        second: Array with as many examples.
 
     Raises:
-        ValueError: If the numbers of examples differ, or one has no two different rows.
+        ValueError: If the numbers of examples differ, or if all rows of one array are the same.
 
     Cost: the smaller of a (rows, rows) and a (columns, columns) matrix.
 
@@ -72,7 +72,7 @@ def features(model, x):
     outputs = model.predict_on_batch(x)
     if not hasattr(outputs, "shape"):
         raise ValueError(
-            "A model with several outputs has no one matrix of features: name a `layer`. "
+            "A model with several outputs has no single matrix of features: name a `layer`. "
             f"Received: {len(outputs)} outputs of {model.name}"
         )
     return outputs
@@ -84,14 +84,14 @@ def cka(first, second, x, layer=None, batch_size=500):
     Args:
         first: A built `keras.Model`.
         second: Another one.
-        x: Inputs: an array, a nest of arrays, or batches as `Objective` takes them. They are gone
-            through once, for both models, so that they may come in another order each time.
+        x: Inputs: an array, a nest of arrays, or batches as `Objective` takes them. Both models see
+            them in one pass, so their order can change from pass to pass.
         layer: Name or index of the layer whose outputs are compared. Defaults to `None`: the
             outputs of the models.
         batch_size: Number of examples in a batch. Defaults to `500`.
 
-    Differs from the paper: the outputs are those for the examples as they are; the taxonomy of
-        Yang et al. compares them on examples mixed by mixup.
+    Differs from the paper: outputs are compared on unmixed examples; the taxonomy of Yang et al.
+        compares them on examples mixed by mixup.
     """
     check_count("batch_size", batch_size)
     models = [until(model, layer) for model in (first, second)]

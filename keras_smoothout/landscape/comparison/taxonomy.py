@@ -22,24 +22,24 @@ SHARPNESS = {
 def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0):
     """The numbers by which Yang et al. tell the phases of training apart.
 
-    Of each model: loss, error, largest eigenvalue and trace of the Hessian (sharp or flat). Of each
-    pair: mode connectivity along a trained curve (connected or not), on the error where there is
-    one, else on the loss; the barrier of the same; centred kernel alignment of the outputs (alike
-    or not); distance of the weights. The borders of phases are the reader's to draw.
+    For each model: loss, error, largest eigenvalue and trace of the Hessian (sharp or flat). For
+    each pair: mode connectivity and barrier along a trained curve (connected or not), of the error
+    if there is one, else of the loss; centred kernel alignment of the outputs (alike or not);
+    distance of the weights. The borders between phases are for the reader to draw.
 
     Args:
-        models: Two or more compiled models that differ by their training, in its seed say.
+        models: Two or more compiled models that differ by their training, such as by its seed.
         x: Array of training inputs.
         y: Array of targets.
-        sharpness: Dict from a name to a function from an `Objective` to a number, or to the list of
-            numbers of the models, if they are known. Defaults to `None`: `SHARPNESS`.
+        sharpness: Dict from a name to a function of an `Objective` that returns a number; or to the
+            list of the models' numbers, if they are known. Defaults to `None`: `SHARPNESS`.
         join: Function from an objective in batches and the other model's weights to a `Path`.
             Defaults to `None`: `connect(objective, straight(objective, other), seed=seed)`.
         batch_size: Number of examples in a batch that curves are trained on. Defaults to `128`.
-        seed: Of the training of curves. Defaults to `0`.
+        seed: Seed of the training of curves. Defaults to `0`.
 
     Returns:
-        Dict from names to arrays: one number a model, or one a pair in the order of
+        Dict from names to arrays: one number per model, or one per pair in the order of
         `itertools.combinations`.
 
     Raises:
@@ -47,9 +47,9 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
             weights, or differ in frozen ones.
 
     Cost: for each pair the training of a curve and 61 points on it; for each model the sharpness.
-    Differs from the paper: centred kernel alignment is that of examples as they are, not mixed.
-        Curves are trained on batches that are the same, in the same order, in every epoch: those
-        of the arrays. For others, let `join` make its own objective.
+    Differs from the paper: centred kernel alignment uses unmixed examples. Every epoch trains a
+        curve on the same batches, in the order of the arrays. To change that, let `join` make its
+        own objective.
 
     Reference: Yang et al., *Taxonomizing Local versus Global Structure in Neural Network Loss
         Landscapes*, NeurIPS 2021, arXiv:2107.11228, Section 2.

@@ -2,8 +2,8 @@
 
     H = second derivative of the mean loss          G = J' H_outputs J + H of the model's own losses
 
-The operators are what `scipy.sparse.linalg`, and `spectrum` beside this module, work on. A product
-is one pass over the data, batch by batch.
+The functions of `scipy.sparse.linalg` and of the module `spectrum` work on these operators. A
+product is one pass over the data, batch by batch.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ def hessian(objective, weights=None):
 
         H v = d/dt gradient(w + t v) at t = 0
 
-    Forward-mode differentiation of the gradient on JAX, reverse-mode on TensorFlow. A vector is all
-    trainable weights in their order, `objective.flatten(weights)`.
+    The gradient is differentiated in forward mode on JAX, in reverse mode on TensorFlow. A vector
+    holds all trainable weights in their order, `objective.flatten(weights)`.
 
     Args:
         objective: An `Objective`; its `batch_norm` says which statistics are meant.
@@ -51,8 +51,8 @@ def gauss_newton(objective, weights=None):
         G v = J' H J v
 
     `J` is the Jacobian of the model's outputs, `H` the Hessian of the loss with respect to them.
-    See `Objective.gauss_newton_product` for what becomes of regularizers and of a softmax inside
-    the model. `G` has no negative eigenvalue if the loss and the regularizers are convex.
+    `Objective.gauss_newton_product` says how regularizers and a softmax inside the model enter.
+    `G` has no negative eigenvalue if the loss and the regularizers are convex.
 
     Args:
         objective: An `Objective`; its `batch_norm` says which statistics are meant.

@@ -1,9 +1,9 @@
-"""Lanczos' basis with full reorthogonalization, on which `spectrum` stands.
+"""Lanczos' basis with full reorthogonalization, on which `spectrum` is built.
 
     A Q = Q T + beta q e'          T is A seen from the span of v, A v, A A v, ...
 
-Vectors are held in the operator's dtype and made orthogonal to all others twice; what is small is
-done in float64. Asymmetry shows in the products that are taken anyway, and raises.
+Vectors are held in the operator's dtype and made orthogonal to all others twice; small matrices are
+in float64. Asymmetry shows in the products that are taken anyway, and raises an error.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ class Krylov:
     Args:
         operator: Symmetric (n, n) `LinearOperator`.
         capacity: Number of vectors that it can hold.
-        rng: Generator of the start, and of directions where a product brings none.
+        rng: Generator of the start, and of a new direction where a product brings none.
         start: Array (n,), the first direction, or `None` for a random one.
 
     Attributes:
@@ -24,7 +24,7 @@ class Krylov:
         projected: Array (capacity, capacity), `basis @ operator @ basis.T`.
         size: Number of vectors in the basis.
         products: Number of products taken.
-        beta: Length of what the last product adds to the basis; 0 if nothing, where a random
+        beta: Length of what the last product adds to the basis; 0 if it adds nothing, and a random
             direction comes next.
     """
 
@@ -41,7 +41,7 @@ class Krylov:
                 f"`start` must be a finite vector of shape ({n},), not zero. Received: {start}"
             )
         self._next = (start / length).astype(operator.dtype)
-        self._coupling = np.zeros(0)  # Of the next product along the basis, by symmetry.
+        self._coupling = np.zeros(0)  # The next product along the basis, as symmetry predicts it.
 
     def grow(self):
         """Take the product with the next direction, which joins the basis."""
@@ -81,7 +81,7 @@ class Krylov:
         return self.basis[: self.size].T @ coefficients.astype(self.basis.dtype)
 
     def _orthogonal(self, vector):
-        """What of `vector` is orthogonal to the basis, and its coefficients along the basis."""
+        """The part of `vector` orthogonal to the basis, and its coefficients along the basis."""
         Q, along = self.basis[: self.size], 0.0
         for _ in range(2):
             part = Q @ vector
@@ -92,9 +92,10 @@ class Krylov:
         off = np.abs(along - self._coupling).max(initial=0)
         if off > np.finfo(self.basis.dtype).eps ** 0.25 * self.scale:
             raise ValueError(
-                "The operator must be symmetric. Received: one whose product with a unit vector "
-                f"of length {self.scale:.3g} differs by {off:.3g} from its transpose's. If it is a "
-                "Hessian, does the data change from pass to pass, by shuffling or augmentation?"
+                "The operator must be symmetric. Received: one whose products with unit vectors "
+                f"are up to {self.scale:.3g} long and differ by {off:.3g} from its transpose's. If "
+                "it is a Hessian: does the data change from pass to pass, by shuffling or "
+                "augmentation?"
             )
 
 

@@ -1,6 +1,6 @@
 """Eigenvalues and spectral density of a symmetric matrix that is known by its products.
 
-Knows no model: an operator is a `scipy.sparse.linalg.LinearOperator` or an array.
+Nothing here knows a model: an operator is a `scipy.sparse.linalg.LinearOperator` or an array.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from keras_smoothout.checks import check_choice, check_count, check_number
 from keras_smoothout.landscape.curvature.krylov import Krylov, square
 from keras_smoothout.landscape.curvature.trace import signs
 
-LEAST = 20  # Products: within fewer, what has settled may yet be an inner eigenvalue.
+LEAST = 20  # Products: after fewer, a value that has settled may be an inner eigenvalue.
 
 
 class Eigenpairs(NamedTuple):
@@ -23,8 +23,8 @@ class Eigenpairs(NamedTuple):
     Attributes:
         values: Array (k,).
         vectors: Array (n, k) of unit columns.
-        residuals: Array (k,), `||A v - value * v||` as the recurrence has it, which is to the
-            precision of the products: an eigenvalue of `A` is as near as that.
+        residuals: Array (k,), `||A v - value * v||` from the recurrence, to the precision of the
+            products. An eigenvalue of `A` is at most that far from the value.
         products: Number of products with `A` that were taken.
     """
 
@@ -38,8 +38,8 @@ class Lanczos(NamedTuple):
     """`A` seen from the span of `v, A v, A A v, ...`: a tridiagonal matrix.
 
     Attributes:
-        diagonal: Array (m,); `m` is below `steps` where the span has no more dimensions.
-        off_diagonal: Array (m,); the last one is the length of what leads out of the span.
+        diagonal: Array (m,); `m` is below `steps` if the span has no more dimensions.
+        off_diagonal: Array (m,); the last one is the length of the part that leaves the span.
         basis: Array (m, n) of orthonormal rows, `v / ||v||` the first.
     """
 
@@ -49,7 +49,7 @@ class Lanczos(NamedTuple):
 
 
 class Density(NamedTuple):
-    """Spectral density, and the quadrature that it is a smoothed picture of.
+    """Spectral density, and the quadrature that it smooths.
 
     Attributes:
         grid: Array (points,) of places on the axis of eigenvalues.
@@ -70,8 +70,8 @@ class Density(NamedTuple):
 def eigenpairs(operator, k=1, which="top", tolerance=None, basis=None, max_products=1000, seed=0):
     """The `k` algebraically largest or smallest eigenvalues, by Lanczos with thick restarts.
 
-    An eigenvalue is wrong by at most its residual and, where all others are `gap` away, by
-    `residual**2 / gap`. Of equal eigenvalues only one may be found.
+    An eigenvalue is wrong by at most its residual and, if all others are `gap` away, by at most
+    `residual**2 / gap`. Of several equal eigenvalues, perhaps only one is found.
 
     Args:
         operator: Symmetric (n, n) `LinearOperator` or array.
@@ -80,8 +80,8 @@ def eigenpairs(operator, k=1, which="top", tolerance=None, basis=None, max_produ
             to `"top"`.
         tolerance: Residual to stop at, relative to the largest absolute eigenvalue seen. Defaults
             to `None`, the square root of the precision of the operator's dtype.
-        basis: Number of vectors held, above `k` unless `k` is `n`. More take fewer products.
-            Defaults to `None`, `max(30, 3 * k)`.
+        basis: Number of vectors held, above `k` unless `k` is `n`. With more vectors, fewer
+            products are needed. Defaults to `None`, `max(30, 3 * k)`.
         max_products: Number of products to stop after, with a warning. Defaults to `1000`.
         seed: Seed of the start. Defaults to `0`.
 
@@ -89,7 +89,7 @@ def eigenpairs(operator, k=1, which="top", tolerance=None, basis=None, max_produ
         ValueError: If `operator` is not square, not symmetric or gives numbers that are not finite;
             if `k` is above `n` or does not fit into `basis`.
 
-    Cost: a product for each new vector: some 20 to 60 for a few eigenvalues of a network.
+    Cost: a product for each new vector, about 20 to 60 for a few eigenvalues of a network.
 
     Example:
         >>> import numpy as np
@@ -127,7 +127,7 @@ def eigenpairs(operator, k=1, which="top", tolerance=None, basis=None, max_produ
         found = krylov.products >= LEAST and len(values) >= k and max(residuals) <= limit
         if krylov.size == n or (krylov.beta > 0 and found):
             break
-        if krylov.beta == 0 and len(values) >= k:  # All of a span; equal eigenvalues lie outside.
+        if krylov.beta == 0 and len(values) >= k:  # The span is whole; equal values lie outside.
             if before is not None and np.allclose(values[:k], before, rtol=0, atol=limit):
                 break
             before = values[:k]
@@ -148,7 +148,7 @@ def lanczos(operator, steps, start=None, seed=0):
     Args:
         operator: Symmetric (n, n) `LinearOperator` or array.
         steps: Number of products, at most `n`.
-        start: Array (n,), the first direction. Defaults to `None`, a normal one.
+        start: Array (n,), the first direction. Defaults to `None`, a normal draw.
         seed: Seed of that direction. Defaults to `0`.
 
     Raises:
@@ -178,11 +178,12 @@ def density(operator, steps=60, probes=5, grid=1000, width=None, seed=0):
         density(x) = mean over probes of sum_i tau_i * N(x; theta_i, width**2)
 
     `theta` and `tau` are the Gauss quadrature that Lanczos gives from a random start of signs. Each
-    probe is unbiased for the density smoothed by a Gaussian wider than Lanczos resolves.
+    probe is an unbiased estimate of the smoothed density, if the Gaussian is wider than what
+    Lanczos resolves.
 
     Args:
         operator: Symmetric (n, n) `LinearOperator` or array.
-        steps: Number of Lanczos steps for a probe, `n` if that is less. Defaults to `60`.
+        steps: Number of Lanczos steps for each probe, at most `n`. Defaults to `60`.
         probes: Number of random starts, at least 2. Defaults to `5`.
         grid: Number of points, or an array of them. Defaults to `1000`.
         width: Standard deviation of the Gaussian, in units of eigenvalues. Defaults to `None`, a

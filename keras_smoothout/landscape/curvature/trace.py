@@ -35,7 +35,7 @@ def hutchinson(operator, probes=100, seed=0):
 
 
 def hutch_plus_plus(operator, products=99, seed=0):
-    """Trace: exact on the dominant subspace that a third of the products finds, Hutchinson beyond.
+    """Trace, exact on the dominant subspace that a third of the products finds, else by Hutchinson.
 
         Q = orth(A S)          trace = tr(Q' A Q) + mean of z' (I - Q Q') A (I - Q Q') z
 
@@ -43,7 +43,7 @@ def hutch_plus_plus(operator, products=99, seed=0):
 
     Args:
         operator: Symmetric (n, n) `LinearOperator` or array.
-        products: Number of products, at least 6; what three does not divide is left. Defaults to
+        products: Number of products, at least 6, rounded down to a multiple of three. Defaults to
             `99`.
         seed: Seed of the vectors. Defaults to `0`.
 

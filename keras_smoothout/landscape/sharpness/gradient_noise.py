@@ -14,9 +14,9 @@ def fisher_trace(objective, examples=200, seed=0):
 
         mean over examples of ||gradient of the example's own loss||**2
 
-    Labels are those of the data ("empirical"); losses that the model adds itself, by regularizers
-    of weights or activities or by `add_loss`, do not count. The Fisher matrix of labels that the
-    model draws itself is the Gauss-Newton matrix of cross-entropy from logits; its trace is
+    Labels are those of the data ("empirical"). Losses that the model adds itself, by regularizers
+    of weights or activities or by `add_loss`, do not count. With labels drawn from the model, the
+    Fisher matrix would be the Gauss-Newton matrix of cross-entropy from logits; its trace is
     `gauss_newton_trace` in `measures`.
 
     Args:
@@ -30,8 +30,8 @@ def fisher_trace(objective, examples=200, seed=0):
     Raises:
         ValueError: If BatchNormalization is to normalize by the batch: it would be one example.
 
-    Cost: `examples + 1` gradients of single examples; `2 * examples` where an activity regularizer
-        or `add_loss` may add to each example its own.
+    Cost: `examples + 1` gradients of single examples; `2 * examples` if an activity regularizer or
+        `add_loss` can add a different loss for each example.
 
     Reference: Jastrzebski et al., *Catastrophic Fisher Explosion*, ICML 2021, arXiv:2012.14193,
         Section 2.
@@ -47,7 +47,7 @@ def fisher_trace(objective, examples=200, seed=0):
 
 
 def gradient_noise_scale(objective, examples=200, seed=0):
-    """The simple noise scale: about the batch size from which on more examples help little.
+    """The simple noise scale: about the batch size beyond which more examples help little.
 
         B = mean over examples of ||g_i - g||**2 / ||g||**2         g the gradient of the whole data
 
@@ -85,7 +85,7 @@ def gradient(objective, batch):
 
 
 def only_regularizes_weights(objective, x):
-    """Whether the model adds no losses but those, which are the same for every example."""
+    """Whether weight regularizers, the same for every example, are all that the model adds."""
     model, state = objective.model, [ops.convert_to_tensor(s) for s in objective.state]
     weights = objective.tensors(objective.weights)
     *_, losses = model.stateless_call(weights, state, x, training=False, return_losses=True)

@@ -15,8 +15,8 @@ def local_entropy(objective, beta=1.0, gamma=1e4, draws=20, temperatures=1, step
 
     This is Chaudhari's `log integral exp(-beta * loss(v) - beta * gamma / 2 * ||w - v||**2) dv`
     less its value for a loss of 0, `n / 2 * log(2 pi / (beta * gamma))`. Higher is flatter. For a
-    small `beta` the mean is taken as it stands. For a large one few draws would dominate: then more
-    `temperatures` let each draw drift towards low loss while `beta` is raised, by annealed
+    small `beta` the mean is taken directly. For a large one a few draws would dominate. More
+    `temperatures` then let each draw drift towards low loss while `beta` is raised, by annealed
     importance sampling.
 
     Args:
@@ -30,11 +30,11 @@ def local_entropy(objective, beta=1.0, gamma=1e4, draws=20, temperatures=1, step
         seed: Integer. Defaults to `0`.
 
     Returns:
-        An `Estimate`; its standard error is to first order, too small where it is itself above 1.
+        An `Estimate`. Its standard error is to first order, and too small where it is above 1.
 
     Cost: `draws * temperatures + 1` losses.
-    Differs from the paper: which needs the gradient of this number only, and finds it by Langevin
-        dynamics (Entropy-SGD).
+    Differs from the paper: the paper needs only the gradient of this number, and finds it by
+        Langevin dynamics (Entropy-SGD).
 
     Reference: Chaudhari et al., *Entropy-SGD: Biasing Gradient Descent Into Wide Valleys*, ICLR
         2017, arXiv:1611.01838, Eq. (3); Neal, *Annealed Importance Sampling*, 2001,

@@ -17,7 +17,7 @@ def noisy(objective, radius, draw, seed=0, exclude=(), distribution="normal", sc
     Args:
         objective: An `Objective`.
         radius: Size of the noise, as for `keras_smoothout.SmoothOut`.
-        draw: Integer, which noise.
+        draw: Integer, the index of the noise.
         seed: Integer. Defaults to `0`.
         exclude: Names of variables or layers without noise. Defaults to none.
         distribution: As for `keras_smoothout.SmoothOut`. Defaults to `"normal"`.
@@ -28,7 +28,7 @@ def noisy(objective, radius, draw, seed=0, exclude=(), distribution="normal", sc
     """
     moved = included(objective.model.trainable_variables, exclude)
     tensors = [keras.ops.convert_to_tensor(w) for w in objective.weights]
-    radius = keras.ops.convert_to_tensor(radius, "float32")  # Numbers would compile for each anew.
+    radius = keras.ops.convert_to_tensor(radius, "float32")  # Each number would compile again.
     key = keras.ops.convert_to_tensor(np.array([seed, draw]) % 2**32, "uint32")
     perturbed = _perturbation(moved, distribution, scale)(tensors, radius, key)
     return [keras.ops.convert_to_numpy(w) for w in perturbed]
@@ -96,7 +96,7 @@ def local_energy(objective, strength=0.1, draws=20, seed=0):
 
         mean over z of error(w + strength * z * w) - error(w)          z standard normal
 
-    Scaling a layer up and the next one down changes nothing, unlike for additive noise.
+    Scaling a layer up and the next one down changes nothing, unlike with additive noise.
 
     Args:
         objective: An `Objective` of a classifier.
@@ -108,7 +108,7 @@ def local_energy(objective, strength=0.1, draws=20, seed=0):
         An `Estimate`, a share of wrong answers.
 
     Raises:
-        ValueError: If the model has no error: it is no classifier.
+        ValueError: If the model has no error, because it is not a classifier.
 
     Cost: `draws + 1` evaluations.
 

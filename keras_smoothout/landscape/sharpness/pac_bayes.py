@@ -1,4 +1,4 @@
-"""PAC-Bayes: how much noise the weights bear, and the bound on the test error that follows."""
+"""PAC-Bayes: how much noise the weights tolerate, and the bound on the test error that follows."""
 
 import math
 
@@ -11,11 +11,11 @@ from keras_smoothout.landscape.directions import arrays_of
 from keras_smoothout.landscape.estimate import Estimate, mean
 from keras_smoothout.landscape.sharpness.noise_sharpness import error, errors
 
-SMALLEST, LARGEST = 2.0**-20, 1.0  # Standard deviations between which sigma is sought.
+SMALLEST, LARGEST = 2.0**-20, 1.0  # Standard deviations between which sigma is searched.
 
 
 def kl_inverse(q, c):
-    """The largest `p` with `kl(q || p) <= c`: an upper bound on a coin that shows heads with `q`.
+    """The largest `p` with `kl(q || p) <= c`: an upper bound on a probability observed as `q`.
 
         kl(q || p) = q log(q / p) + (1 - q) log((1 - q) / (1 - p))
 
@@ -43,7 +43,7 @@ def kl_inverse(q, c):
 
 
 def pac_bayes_sigma(objective, tolerance=0.1, draws=10, steps=10, seed=0):
-    """The largest noise that the weights bear: `sigma` at which the error has risen by `tolerance`.
+    """The largest noise that the weights tolerate: at this `sigma` the error rises by `tolerance`.
 
         mean over z of error(w + sigma * z) = error(w) + tolerance       z standard normal
 
@@ -53,16 +53,17 @@ def pac_bayes_sigma(objective, tolerance=0.1, draws=10, steps=10, seed=0):
         objective: An `Objective` of a classifier.
         tolerance: Rise of the error, a share of wrong answers. Defaults to `0.1`, as in the paper.
         draws: Number of noises for each sigma. Defaults to `10`.
-        steps: Number of halvings of the interval, which begins as 2**-20 to 1. Defaults to `10`:
-            sigma to within 1.4 %.
+        steps: Number of halvings of the interval, which starts as 2**-20 to 1. Defaults to `10`,
+            which gives sigma to within 1.4 %.
         seed: Integer. Defaults to `0`.
 
     Returns:
-        An `Estimate`; flatter is larger. Infinite where even `sigma=1` is borne. Its standard error
-        is that of the mean error, divided by the slope of the error between twice and half sigma.
+        An `Estimate`; larger is flatter. Infinite if the weights tolerate even `sigma=1`. Its
+        standard error is that of the mean error, divided by the slope of the error between half and
+        twice sigma.
 
     Raises:
-        ValueError: If the model is no classifier.
+        ValueError: If the model is not a classifier.
 
     Cost: `draws * (steps + 4) + 1` evaluations.
 
@@ -95,10 +96,10 @@ def pac_bayes_bound(objective, start, confidence=0.95, draws=10, seed=0):
         kl_inverse(mean over z of error(w + sigma * z),
                    (||w - w_0||**2 / (2 * sigma**2) + log(2 * sqrt(n) / delta)) / n)
 
-    The smallest over the 10 sigmas 2**-1, ..., 2**-10, among which `delta = 1 - confidence` is
-    divided. Holds for a prior around initial weights in which the `n` examples had no part, and for
-    a model that does not adapt to the data otherwise (BatchNormalization's moving statistics do).
-    For most trained networks it is close to 1: of no use, and honest.
+    The smallest bound over the 10 sigmas 2**-1, ..., 2**-10, which share `delta = 1 - confidence`.
+    It holds for a prior around initial weights in which the `n` examples had no part, and for a
+    model that does not adapt to the data otherwise (BatchNormalization's moving statistics do). For
+    most trained networks it is close to 1: true, but of no use.
 
     Args:
         objective: An `Objective` of a classifier, over all the data that it was trained on.
@@ -108,11 +109,11 @@ def pac_bayes_bound(objective, start, confidence=0.95, draws=10, seed=0):
         seed: Integer. Defaults to `0`.
 
     Returns:
-        An `Estimate`, a share of wrong answers. The mean over noises is taken for its expectation;
-        the standard error says how far that carries.
+        An `Estimate`, a share of wrong answers. The mean over noises stands in for its expectation;
+        the standard error says how well.
 
     Raises:
-        ValueError: If the model is no classifier.
+        ValueError: If the model is not a classifier.
 
     Cost: `10 * draws` evaluations.
 

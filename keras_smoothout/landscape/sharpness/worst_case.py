@@ -16,20 +16,20 @@ def keskar_sharpness(objective, radius=5e-4, dimensions=None, iterations=10, rep
               over |z_i| <= radius * (|(pinv(A) w)_i| + 1)
 
     `A` is the identity (the full space), or a random matrix with `dimensions` columns of norm 1.
-    The maximum is sought by L-BFGS-B, so the value is a lower bound, on the data of `objective`: in
-    the paper, the training data. The ascent starts at the corner of the box that the gradient
-    points to, since at the centre, a minimum, there is next to no gradient to start with.
+    L-BFGS-B searches for the maximum, so the value is a lower bound. It is taken on the data of
+    `objective`; in the paper, on the training data. The ascent starts at the corner of the box that
+    the gradient points to: at the centre, a minimum, there is almost no gradient to start with.
 
     Args:
         objective: An `Objective`.
         radius: Half width of the box, epsilon, relative to `|w| + 1`. Defaults to `5e-4`; the paper
-            also has `1e-3`.
+            also uses `1e-3`.
         dimensions: Number of columns of `A`, 100 in the paper, or `None` for the full space.
             Defaults to `None`.
         iterations: Number of iterations of L-BFGS-B. Defaults to `10`, as in the paper.
-        repeats: In the full space, number of ascents of which the highest counts, the others from
-            random corners. On random manifolds, number of manifolds to average. Defaults to `1`.
-        seed: Integer, of manifolds and corners. Defaults to `0`.
+        repeats: In the full space, number of ascents, all but the first from random corners; the
+            highest counts. On random manifolds, number of manifolds to average. Defaults to `1`.
+        seed: Integer, the seed of manifolds and corners. Defaults to `0`.
 
     Returns:
         An `Estimate`, in percent; its standard error is that over manifolds, 0 for a single one.
@@ -38,7 +38,7 @@ def keskar_sharpness(objective, radius=5e-4, dimensions=None, iterations=10, rep
         (full space) or `dimensions` of them in float32 (manifold).
     Differs from the paper: the start of the ascent. The script that came with SmoothOut hands
         L-BFGS-B the negative loss with the gradient of the positive one, so it stops where it
-        starts and reports about 0, and it measures on validation data.
+        starts and reports about 0. It also measures on validation data.
 
     Reference: Keskar et al., *On Large-Batch Training for Deep Learning: Generalization Gap and
         Sharp Minima*, ICLR 2017, arXiv:1609.04836, Metric 2.1, Eq. (3) and (4).
@@ -97,8 +97,9 @@ def sam_sharpness(objective, rho=0.05, steps=1):
 
         max over ||e|| <= rho of loss(w + e) - loss(w)
 
-    With one step, `e = rho * g / ||g||`: what SAM descends. With more, projected gradient ascent in
-    steps of length `rho`, and the highest loss on the way. A lower bound either way.
+    With one step, `e = rho * g / ||g||`, which is what SAM descends. With more, it is projected
+    gradient ascent in steps of length `rho`, and the highest loss on the way counts. Either way the
+    value is a lower bound.
 
     Args:
         objective: An `Objective`.

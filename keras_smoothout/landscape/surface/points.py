@@ -12,30 +12,30 @@ from keras_smoothout.recalibrate import (
     statistics,
 )
 
-BATCH_SIZE = 500  # Of inputs to recalibrate on that are arrays.
+BATCH_SIZE = 500  # For inputs to recalibrate on that are arrays.
 
 
 def evaluate_at(objective, points, count, recalibrate_on=None, progress=False):
     """Losses and errors, two arrays of `count` numbers, at each of `points`. Nothing is changed.
 
-    BatchNormalization's moving statistics belong to the weights they were counted at. Near one
-    model they may be held; between models they would be wrong everywhere, and what looks like a
-    barrier may be nothing else. Re-estimating them is right where they would be re-estimated
-    before the weights are used. Nothing is counted with `Objective(batch_norm="training")`, where
-    each batch has its own statistics: the same, if one batch holds all of the data.
+    BatchNormalization's moving statistics belong to the weights at which they were estimated. Near
+    one model they can be held. Between models they would be wrong everywhere, and what looks like a
+    barrier may be nothing else. Re-estimate them if they would be re-estimated before the weights
+    are used. With `Objective(batch_norm="training")` nothing is re-estimated, because each batch
+    has its own statistics; if one batch holds all of the data, they are the same.
 
     Args:
         objective: An `Objective`.
         points: Iterable of lists of weights; one is held at a time.
         count: Number of points.
-        recalibrate_on: Inputs that moving statistics are counted on at each point: arrays or an
-            iterable of batches, as `keras_smoothout.recalibrate` takes them; training data, also
-            where the objective's are test data. `"own"` for the objective's own, `None` to hold
+        recalibrate_on: Inputs to re-estimate moving statistics on at each point: arrays or an
+            iterable of batches, as `keras_smoothout.recalibrate` takes them. Use training data,
+            even if the objective's are test data. `"own"` for the objective's own, `None` to hold
             the statistics. Defaults to `None`.
         progress: Whether to show a progress bar. Defaults to `False`.
 
     Raises:
-        ValueError: If `recalibrate_on` is none of these, or can be gone through only once.
+        ValueError: If `recalibrate_on` is none of these, or can be read only once.
 
     Cost: a pass over the examples for each point, and another over those of `recalibrate_on`.
     """

@@ -1,4 +1,4 @@
-"""What lines, planes and curves through the weights have found, as arrays that can be kept.
+"""Losses and errors on lines, planes and curves through the weights, as arrays to keep.
 
 `save(path, result)` writes one as `.npz`, `load(path)` reads it, `keras_smoothout.landscape.plots`
 draws it.
@@ -32,7 +32,7 @@ class Plane(NamedTuple):
         y: (rows,) places along the second direction.
         losses: (rows, columns) mean loss, regularizers included.
         errors: (rows, columns) share of wrong answers, NaN where the loss has none.
-        points: (k, 2) where the models lie that the plane was laid through.
+        points: (k, 2) places of the models that the plane was laid through.
     """
 
     x: np.ndarray

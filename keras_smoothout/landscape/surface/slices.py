@@ -6,9 +6,9 @@
     plane_through(objective, second, third)  the plane that three models lie in
 
 The model is never changed, whatever happens. A point costs one pass over the objective's examples
-without gradients, and another over those of `recalibrate_on`.
-`recalibrate_on` is that of `points.evaluate_at`; by default, moving statistics are held around one
-model, as Li et al. hold them, and re-estimated between models, as Garipov et al. do.
+without gradients, and another over those of `recalibrate_on`. See `points.evaluate_at` for that
+argument. By default, moving statistics are held around one model, as Li et al. do, and re-estimated
+between models, as Garipov et al. do.
 """
 
 import numpy as np
@@ -24,10 +24,10 @@ def line(objective, direction=None, alphas=None, *, seed=0, recalibrate_on=None,
 
     Args:
         objective: An `Objective`; `w` are its weights.
-        direction: List of arrays shaped as the weights, or one long vector: an eigenvector of the
-            Hessian, say. Defaults to `None`: a random one, filter-normalised.
+        direction: List of arrays shaped like the weights, or one long vector, such as an
+            eigenvector of the Hessian. Defaults to `None`: a random one, filter-normalised.
         alphas: Steps along the direction. Defaults to 51 from -1 to 1.
-        seed: Of the random direction. Defaults to `0`.
+        seed: Seed of the random direction. Defaults to `0`.
         recalibrate_on: See `points.evaluate_at`. Defaults to `None`.
         progress: Whether to show a progress bar. Defaults to `False`.
 
@@ -106,7 +106,7 @@ def plane(
         second: Direction of the rows.
         x: Steps along `first`. Defaults to 21 from -1 to 1.
         y: Steps along `second`. Defaults to those of `x`.
-        seed: Of random directions. Defaults to `0`.
+        seed: Seed of random directions. Defaults to `0`.
         recalibrate_on: See `points.evaluate_at`. Defaults to `None`.
         progress: Whether to show a progress bar. Defaults to `False`.
 

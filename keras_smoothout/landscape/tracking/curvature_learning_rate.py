@@ -20,7 +20,7 @@ from keras_smoothout.landscape.tracking.track import Track
 
 RULES = ("heavy_ball", "cauchy")
 TINY = float(np.finfo("float64").tiny)
-CHANGE = 0.01  # Of `1 - momentum`, from which on the step is worth compiling again.
+CHANGE = 0.01  # Share of `1 - momentum`: a smaller change is not worth compiling the step again.
 
 
 def heavy_ball(largest, smallest):
@@ -29,7 +29,7 @@ def heavy_ball(largest, smallest):
         learning_rate = (2 / (sqrt(largest) + sqrt(smallest)))**2
         momentum = ((sqrt(largest) - sqrt(smallest)) / (sqrt(largest) + sqrt(smallest)))**2
 
-    The distance to the minimum then shrinks by `sqrt(momentum)` a step along all directions alike.
+    The distance to the minimum then shrinks by `sqrt(momentum)` per step, along all directions.
 
     Args:
         largest: Largest curvature, > 0.
@@ -55,13 +55,13 @@ def heavy_ball(largest, smallest):
 class CurvatureLearningRate(Track):
     """Set learning rate and momentum by the curvature, every few epochs.
 
-        L, mu = largest and smallest Ritz value of the Hessian after so many Lanczos steps
+        L, mu = largest and smallest Ritz value of the Hessian after `lanczos_steps`
         learning_rate, momentum = heavy_ball(L, max(mu, floor * L))           "heavy_ball"
         learning_rate = g'g / g'Hg                                            "cauchy"
 
-    The logs hold `learning_rate` and `curvature_seconds`; `momentum`, `largest_curvature` and
-    `smallest_curvature` by "heavy_ball"; `gradient_curvature`, the denominator for a `g` of
-    length 1, by "cauchy".
+    The logs hold `learning_rate` and `curvature_seconds`. With "heavy_ball" they also hold
+    `momentum`, `largest_curvature` and `smallest_curvature`; with "cauchy" `gradient_curvature`,
+    the denominator for a `g` of length 1.
 
     Args:
         x: Some of the training data, as for `keras_smoothout.landscape.Objective`. The curvature of
@@ -69,28 +69,28 @@ class CurvatureLearningRate(Track):
         y: As for `Objective`.
         sample_weight: As for `Objective`.
         rule: `"heavy_ball"`, for SGD with a momentum above 0; or `"cauchy"`, the exact line search
-            of gradient descent, which leaves the momentum as it is and goes with any optimizer.
+            of gradient descent, which leaves the momentum unchanged and works with any optimizer.
             Defaults to `"heavy_ball"`.
         every_epochs: Number of epochs from one measurement to the next. Defaults to `1`.
         lanczos_steps: Number of products with the Hessian. Defaults to `20`.
         floor: Smallest curvature that counts, as a share of the largest: the Hessian of a network
             has curvatures of 0 and below, for which there is no best momentum. Defaults to `0.01`,
             a momentum of at most 0.67.
-        scale: Factor on the learning rate. The rule stands at the edge of stability. Defaults to
+        scale: Factor on the learning rate. The rule itself is at the edge of stability. Defaults to
             `1.0`.
-        seed: Integer, of the start of Lanczos. Defaults to `0`.
+        seed: Integer, the seed of the start of Lanczos. Defaults to `0`.
         **options: Those of `Objective`: `batch_size`, `batch_norm`, `loss`, `progress`.
 
     Raises:
         ValueError: If an argument is out of its range; in `fit`, if the optimizer has a schedule of
             its learning rate or, for `"heavy_ball"`, no momentum above 0.
 
-    Cost: `lanczos_steps` products with the Hessian over `x` (one for `"cauchy"`), and the training
-        step is compiled again where the momentum changes (by 1 % of its distance from 1, or else it
-        stays): to Keras it is a constant.
-    Differs from the paper: `floor`; where the curvature is not above 0 along the gradient
-        (`"cauchy"`) or anywhere (`"heavy_ball"`), the learning rate stays as it is. In its code
-        "cauchy" holds for one epoch, and the next has the schedule's learning rate again.
+    Cost: `lanczos_steps` products with the Hessian over `x` (one for `"cauchy"`). When the momentum
+        changes, the training step is compiled again, because to Keras the momentum is a constant. A
+        change of less than 1 % of its distance from 1 is skipped.
+    Differs from the paper: `floor`; if the curvature is not above 0 along the gradient
+        (`"cauchy"`) or anywhere (`"heavy_ball"`), the learning rate stays unchanged. In the paper's
+        code "cauchy" holds for one epoch, and the next has the schedule's learning rate again.
 
     Example:
         >>> import keras, numpy as np
@@ -144,7 +144,7 @@ class CurvatureLearningRate(Track):
                 f"an optimizer with the schedule {rate}"
             )
         momentum = getattr(optimizer, "momentum", 0.0)
-        heavy = momentum > 0 or getattr(optimizer, "momentums", ())  # It may have come to 0 itself.
+        heavy = momentum > 0 or getattr(optimizer, "momentums", ())  # This rule can set it to 0.
         nesterov = getattr(optimizer, "nesterov", False)
         if self.rule == "heavy_ball" and not (
             isinstance(optimizer, keras.optimizers.SGD) and heavy and not nesterov

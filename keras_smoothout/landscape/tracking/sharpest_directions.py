@@ -15,19 +15,20 @@ TINY = np.finfo("float64").tiny
 
 
 class TrackSharpestDirections(Track):
-    """The sharpest directions of the loss, and what the training makes of them.
+    """Find the sharpest directions of the loss, and how the training moves along them.
 
         H v_i = curvature_i v_i                     largest eigenvalues, at a refresh
         overlap = ||V' s||**2 / ||s||**2            mean over the `steps` training steps s after it
         length_i = <s, v_i> / d_i                   least squares over the same steps
 
-    `d_i` is the way along `v_i` to the bottom of the parabola that slope and curvature at the
-    refresh make of the loss. A length of 1 goes to the bottom, of 2 to the other wall, of more than
-    2 up that wall; for full-batch gradient descent it is `learning_rate * curvature_i`. If the
-    model's optimizer is `NudgedSGD`, or goes around it, it is handed the directions.
+    `d_i` is the signed distance along `v_i` to the bottom of a parabola that has the slope and
+    curvature of the loss at the refresh. A length of 1 goes to the bottom, of 2 to the other wall,
+    of more than 2 up that wall. For full-batch gradient descent it is `learning_rate *
+    curvature_i`. If the model's optimizer is `NudgedSGD`, or goes around it, it receives the
+    directions.
 
-    The logs hold `curvature_1` to `curvature_k`, `step_overlap`, `step_length_1` to
-    `step_length_k` of the last refresh, and `sharpest_seconds`, those of the epoch.
+    The logs hold `curvature_1` to `curvature_k`, `step_overlap`, and `step_length_1` to
+    `step_length_k`, all of the last refresh. `sharpest_seconds` is the time taken in the epoch.
 
     Args:
         x: Some of the training data, as for `Objective`. The paper takes 5 % of it.
@@ -39,20 +40,20 @@ class TrackSharpestDirections(Track):
         every_steps: Number of training steps from one refresh to the next, in place of
             `every_epochs`. Defaults to `None`.
         steps: Number of training steps to follow after a refresh. Defaults to `10`.
-        tolerance: Of the eigenpairs, as for `eigenpairs`. Defaults to `0.01`.
-        seed: Integer, of the start of Lanczos. Defaults to `0`.
+        tolerance: Tolerance of the eigenpairs, as for `eigenpairs`. Defaults to `0.01`.
+        seed: Integer, the seed of the start of Lanczos. Defaults to `0`.
         **options: Those of `Objective`: `batch_size`, `batch_norm`, `loss`, `progress`.
 
     Attributes:
         found: List of dicts, one for each refresh: `step`, `curvatures`, `overlap`, `lengths`,
-            `seconds`. Its numbers are nan where the loss is not finite.
-        directions: Array (weights, k), the directions of the last refresh where it is.
+            `seconds`. Its numbers are nan if the loss is not finite.
+        directions: Array (weights, k), the directions of the last refresh with a finite loss.
 
     Cost: a refresh is one gradient and some 20 to 60 products with the Hessian over `x`; a followed
         step is a copy of the weights.
     Differs from the paper: BatchNormalization uses its moving statistics, unless
-        `batch_norm="training"`; eigenvalues are the largest, not those of largest magnitude. A
-        "step" is `steps_per_execution` of them, where the model is compiled so.
+        `batch_norm="training"`; eigenvalues are the largest, not those of largest magnitude. If the
+        model is compiled with `steps_per_execution`, that many steps count as one.
 
     Reference: Jastrzebski et al., *On the Relation Between the Sharpest Directions of DNN Loss and
         the SGD Step Length*, ICLR 2019, arXiv:1807.05031, Sections 3 and 4.
@@ -90,7 +91,7 @@ class TrackSharpestDirections(Track):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._nudged = nudged(self.model.optimizer)
-        if self._nudged is not None and not self._nudged.built:  # By `fit`, only in the first step.
+        if self._nudged is not None and not self._nudged.built:  # `fit` builds it in step 1.
             self.model.optimizer.build(self.model.trainable_variables)
         wanted = self.k or (self._nudged.directions if self._nudged else 5)
         self._k = min(wanted, self.objective.size)
@@ -147,14 +148,14 @@ class TrackSharpestDirections(Track):
             chosen = pairs.vectors[:, : self._nudged.directions].T
             self._nudged.set_directions([self.objective.unflatten(v) for v in chosen])
 
-    @np.errstate(all="ignore")  # Of a training that diverges.
+    @np.errstate(all="ignore")  # A training that diverges would warn.
     def _follow(self):
         self._following -= 1
         self.look()
         place, last = self.objective.flatten(self.objective.weights), self.found[-1]
         step, gone = place - self._place, (self._place - self._origin) @ self.directions
         along, curvatures = step @ self.directions, last["curvatures"]
-        bottom = -(self._slopes + curvatures * gone) / curvatures  # (k,) the way there
+        bottom = -(self._slopes + curvatures * gone) / curvatures  # (k,) distance to it
         self._overlaps.append(np.sum(along**2) / max(np.sum(step**2), TINY))
         self._products, self._squares = self._products + along * bottom, self._squares + bottom**2
         last["overlap"] = float(np.mean(self._overlaps))

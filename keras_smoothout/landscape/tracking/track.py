@@ -1,9 +1,9 @@
 """Callbacks that look at the landscape while a model trains: `Track`, `TrackSharpness`.
 
-They see the loss over fixed examples, apart from the training: weights, moving statistics and
-random states stay as they are, to the bit. What they find is in the logs of the epoch, for the
-history, TensorBoard and CSVLogger; pass them before those. Where nothing was measured, or the loss
-is not finite, the logs hold nan. The time that it took is there, too.
+They measure the loss over fixed examples and leave the training alone: weights, moving statistics
+and random states stay the same, to the bit. The epoch's logs hold what they find, for the history,
+TensorBoard and CSVLogger: pass these callbacks before those. The logs hold nan if nothing was
+measured or the loss is not finite. They also hold the time taken.
 """
 
 import time
@@ -35,7 +35,7 @@ class Track(keras.callbacks.Callback):
         self.objective = Objective(self.model, *self._data, **self._options)
 
     def look(self):
-        """Bring the objective to where the model is."""
+        """Move the objective to the present weights and state of the model."""
         getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX keeps them elsewhere.
         model, numbers = self.model, keras.ops.convert_to_numpy
         self.objective.weights = [np.array(numbers(v)) for v in model.trainable_variables]
@@ -59,8 +59,8 @@ class TrackSharpness(Track):
         **options: Those of `Objective`: `batch_size`, `batch_norm`, `loss`, `progress`.
 
     Attributes:
-        rows: Dict from the number of epochs that had passed to the list of `Measured`, which has
-            standard errors and costs.
+        rows: Dict from the number of finished epochs to a list of `Measured`, with standard errors
+            and costs.
 
     Raises:
         ValueError: If a measure is unknown; in `fit`, if one does not apply to the model.
