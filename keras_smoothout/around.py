@@ -31,24 +31,24 @@ def arguments(cls):
 
 
 def reaching(name):
-    """A property that is that of the optimizer inside."""
+    """Return a property that reads and sets the property `name` of the optimizer inside."""
 
     def read(self):
         return getattr(inside_of(self), name)
 
     def write(self, value):
-        if inside_of(self) is not None:  # Keras' constructor sets it before there is one.
+        if inside_of(self) is not None:  # Keras' constructor sets it before it has one inside.
             setattr(inside_of(self), name, value)
 
     return property(read, write, doc=f"`{name}` of the optimizer inside.")
 
 
 class Around(keras.optimizers.Optimizer):
-    """Base of optimizers that go around another: the other's settings are theirs, by name.
+    """Base of optimizers that go around another and pass on its settings, by name.
 
-    Reading an attribute that only the inner optimizer has, and setting one that only its
-    constructor takes, reaches through any number of optimizers. An argument of the outer one hides
-    an argument of the same name further inside, where `optimizer.inner` still reaches it.
+    An attribute that only an inner optimizer has is read there, through any number of optimizers.
+    An attribute that only its constructor takes is set there. An argument of the outer optimizer
+    hides one of the same name further inside; `optimizer.inner` still reaches it.
     """
 
     clipnorm = reaching("clipnorm")
@@ -119,13 +119,13 @@ class Around(keras.optimizers.Optimizer):
             setattr(inside, name, value)
 
     def __dir__(self):
-        """All names but that of the optimizer inside, whose state Keras would save twice."""
+        """All names except that of the optimizer inside: Keras would save its state twice."""
         return [name for name in super().__dir__() if name not in ("inner", "inner_optimizer")]
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
 class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer, Around):
-    """Keras' `LossScaleOptimizer`, through which settings of the optimizer inside are reached."""
+    """Keras' `LossScaleOptimizer`, which passes on the settings of the optimizer inside."""
 
     @property
     def loss_scale_factor(self):
@@ -142,10 +142,10 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer, Around):
 
 
 def reach_through(optimizer):
-    """Have the settings of an optimizer of ours be reached through Keras' loss scaling around it.
+    """Let Keras' loss scaling around one of our optimizers pass on its settings.
 
-    `compile` puts a `LossScaleOptimizer` of Keras around the optimizer under mixed_float16. The
-    object stays the same, as the user may hold it.
+    Under mixed_float16, `compile` puts Keras' `LossScaleOptimizer` around the optimizer. The object
+    stays the same, because the user may hold it.
     """
     inside = type(optimizer) is keras.optimizers.LossScaleOptimizer and inside_of(optimizer)
     if isinstance(inside, Around):

@@ -1,7 +1,7 @@
 """Ghost batch normalization: a large batch with the statistics of small ones.
 
-The layer does for BatchNormalization alone, and in one pass over the batch, what `ghost_batch_size`
-of `compile` does for the whole step.
+`ghost_batch_size` of `compile` cuts the whole step into ghost batches. The layer does so for
+BatchNormalization alone, in one pass over the batch.
 """
 
 import keras
@@ -19,23 +19,23 @@ class GhostBatchNormalization(layers.BatchNormalization):
             y_k = gamma * (x_k - mean(x_k)) / sqrt(var(x_k) + epsilon) + beta
             moving = momentum * moving + (1 - momentum) * statistics(x_k)
 
-    All ghost batches are normalized at once. In inference it is BatchNormalization.
+    All ghost batches are normalized at once. In inference the layer is plain BatchNormalization.
 
     Args:
         ghost_batch_size: Number of examples that share statistics. Defaults to `128`.
         **kwargs: As for `keras.layers.BatchNormalization`, except `renorm` and `synchronized`. A
-            step applies `momentum` once for each ghost batch, so a value that suits batches of
-            `ghost_batch_size` suits here.
+            step applies `momentum` once for each ghost batch, so choose it as for batches of
+            `ghost_batch_size`.
 
     Raises:
-        ValueError: If an argument is out of its range, a mask is passed, or ghost batches of one
-            example have one number in each channel.
+        ValueError: If an argument is out of its range; if a mask is passed; if a ghost batch of one
+            example has only one number in each channel.
 
-    Reduces to: BatchNormalization when the batch is not larger than `ghost_batch_size`, to
+    Reduces to: BatchNormalization when the batch is not larger than `ghost_batch_size`, up to
         rounding.
     Cost: two more passes over the inputs than BatchNormalization.
-    Differs from the paper: the moving statistics are updated one ghost batch after the other, as in
-        the authors' code.
+    Differs from the paper: the moving statistics are updated by one ghost batch after another, as
+        in the authors' code.
 
     Example:
         >>> import keras_smoothout as ks, numpy as np
@@ -125,19 +125,19 @@ class GhostBatchNormalization(layers.BatchNormalization):
 
 
 def convert(model, ghost_batch_size):
-    """A copy of `model` with `GhostBatchNormalization` in place of BatchNormalization.
+    """Return a copy of `model` with `GhostBatchNormalization` in place of BatchNormalization.
 
     Args:
-        model: A built functional or sequential `keras.Model`. It is left as it is. Ghost batches
-            that it has already take the new size.
+        model: A built functional or sequential `keras.Model`. It stays unchanged. If it has ghost
+            batches already, they take the new size in the copy.
         ghost_batch_size: Number of examples that share statistics.
 
     Returns:
-        A model of the same weights, not compiled.
+        A model with the same weights, not compiled.
 
     Raises:
-        ValueError: If there is no BatchNormalization to convert, one is inside another layer, of a
-            class of its own, synchronized or renormalized, or the model is subclassed or not built.
+        ValueError: If there is no BatchNormalization to convert; if one is inside another layer, of
+            a custom class, synchronized or renormalized; if the model is subclassed or not built.
 
     Example:
         >>> import keras, keras_smoothout as ks

@@ -1,6 +1,6 @@
-"""A data set whose batches grow during training: start small, go on large.
+"""A data set whose batches grow during training: start small, continue large.
 
-Small batches find the basin of a flat minimum, large ones descend it fast.
+Small batches find the basin of a flat minimum; large ones descend it fast.
 """
 
 import itertools
@@ -20,11 +20,11 @@ class WarmUpBatches(keras.utils.PyDataset):
         batch_sizes: Dictionary from a step to the batch size from there on; it must hold step 0.
             Steps are counted over the whole training.
         seed: Seed of the order of the examples, which is new in each pass. Defaults to `0`.
-        start: Step to begin with, for a training that goes on. Defaults to `0`.
+        start: Step to begin with, for a training that is resumed. Defaults to `0`.
         **kwargs: As for `keras.utils.PyDataset`.
 
-    There is no end to it: pass `steps_per_epoch` to `fit`, whose epochs are then of equally many
-    updates, and `shuffle=False`, since it is shuffled.
+    The data set never ends, so pass `steps_per_epoch` to `fit`; all epochs then have the same
+    number of updates. Pass `shuffle=False` as well, since the batches are shuffled already.
 
     Raises:
         ValueError: If an argument is not as above, or `x` and `y` differ in length.
@@ -61,7 +61,8 @@ class WarmUpBatches(keras.utils.PyDataset):
                 )
         if len(x) != len(y):
             raise ValueError(
-                f"`x` and `y` must be of one length. Received: {len(x)} inputs, {len(y)} targets"
+                "`x` and `y` must have the same length. Received: "
+                f"{len(x)} inputs, {len(y)} targets"
             )
         check_count("seed", seed, least=0)
         check_count("start", start, least=0)

@@ -9,18 +9,19 @@ import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 PERTURBATIONS = ("replica", "shared")
-LARGEST = float(np.finfo("float32").max)  # More than that is infinite where weights are.
+STATISTICS = ("clean", "perturbed")
+LARGEST = float(np.finfo("float32").max)  # More than that is infinite as a float32 weight.
 SPARSE = ("sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy)
 
 
 def received(name, value):
-    """The end of an error, with the cure for NumPy's numbers, which configs do not keep."""
+    """The end of an error, with the cure for NumPy's numbers, which configs cannot hold."""
     cure = f", a NumPy number: pass `{name}.item()`" if isinstance(value, np.generic) else ""
     return f"Received: {name}={value!r}{cure}"
 
 
 def as_flags(message, names):
-    """A `message` about arguments, as one about the flags of the same `names`."""
+    """Rewrite a `message` about arguments as one about the flags of the same `names`."""
 
     def flag(match):
         return f"--{match[1]}{match[2]}" if match[1] in names else match[0]
@@ -67,7 +68,7 @@ def check_count(name, value, least=1):
 
 
 def check_loss(model):
-    """Raise if `model`, called just now, has no loss: Keras' is 0 then, on JAX."""
+    """Raise if `model`, which was just called, has no loss: on JAX, Keras would take 0."""
     own = type(model).compute_loss is not keras.Model.compute_loss
     if not (own or model.losses) and model.loss is None:
         raise ValueError("There is no loss: pass `loss` to `compile`. Received: loss=None")
@@ -98,8 +99,8 @@ def check_ghosts(size, layer, shape):
     if size == 1 and all(length == 1 for length in places):
         raise ValueError(
             f"In a ghost batch of one example, `{layer.name}` has one number to normalize in each "
-            "channel: its variance is 0, and what comes out does not depend on what goes in. Use a "
-            "`ghost_batch_size` of 2 at least. Received: ghost_batch_size=1"
+            "channel: its variance is 0, so the output does not depend on the input. Use a "
+            "`ghost_batch_size` of at least 2. Received: ghost_batch_size=1"
         )
 
 
@@ -109,7 +110,7 @@ def check_mean(losses):
         reduction = getattr(loss, "reduction", "mean")
         if reduction not in ("sum_over_batch_size", "mean"):
             raise ValueError(
-                "`ghost_batch_size` averages over chunks what must be a mean over examples: leave "
+                "`ghost_batch_size` averages the losses of chunks, so each must be a mean: leave "
                 "`reduction` at its default, and scale the learning rate instead. Received: "
                 f"loss={loss.name} with reduction={reduction!r}"
             )
@@ -126,14 +127,14 @@ def check_labels(name, labels, classes):
 
 
 def check_fit(model, x, y, batch_size, weighted=False):
-    """Raise for what `fit` would take in silence; of arrays, only NumPy's are looked into.
+    """Raise for what `fit` would silently accept; only NumPy arrays are examined.
 
     Args:
         model: A compiled model.
         x: First argument of `fit`.
         y: Second argument of `fit`.
         batch_size: Third argument of `fit`.
-        weighted: Whether examples have weights, of which 0 makes any label right.
+        weighted: Whether examples have weights; with a weight of 0, any label is right.
     """
     if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size > 0):
         raise ValueError(f"`batch_size` must be an integer >= 1. Received: batch_size={batch_size}")

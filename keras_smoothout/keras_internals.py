@@ -25,7 +25,7 @@ def calls(optimizer):
 def trainable_variables(optimizer):
     """The variables that `optimizer` was built with.
 
-    Why: an optimizer built for one model must not be used for another in silence.
+    Why: an optimizer built for one model must not silently be used for another.
     Seen: 3.15.1. Until: Keras' optimizers say what they were built with.
     """
     return optimizer._trainable_variables
@@ -43,7 +43,7 @@ def own_variables(optimizer):
 def learning_rate(optimizer):
     """The learning rate of `optimizer` as it was given: a variable, a schedule or a callable.
 
-    Why: the public property has evaluated the schedule already.
+    Why: the public property evaluates the schedule.
     Seen: 3.15.1. Until: the schedule has a public name.
     """
     return optimizer._learning_rate
@@ -69,7 +69,7 @@ def check_known(optimizer, variables):
 
 @tracking.no_automatic_dependency_tracking  # Else the weights would be the optimizer's variables.
 def set_built(optimizer, variables, inside):
-    """Have `optimizer` know `variables`, and averages of them that the one `inside` keeps.
+    """Make `variables` known to `optimizer`, with the averages that the one `inside` keeps.
 
     Why: Keras' `build` would add averages and accumulators, which belong to the innermost optimizer
     alone; and `keras.callbacks.SwapEMAWeights` looks for the averages in the outermost one.
@@ -87,14 +87,14 @@ def set_built(optimizer, variables, inside):
 def accumulated(optimizer):
     """The sums of gradients that `optimizer` has accumulated since its last update.
 
-    Why: a method's own moments are of the gradient of a whole update.
+    Why: a method's own moments use the gradient of a whole update.
     Seen: 3.15.1. Until: the accumulators have a public name.
     """
     return optimizer._accumulated_gradients
 
 
 def layers(model):
-    """All layers of `model`, at any depth, `model` left out.
+    """All layers of `model`, at any depth, without `model` itself.
 
     Why: `model.layers` ends at the first nested layer.
     Seen: 3.15.1. Until: Keras walks layers under a public name.
@@ -105,7 +105,7 @@ def layers(model):
 def loss_tracker(model):
     """The metric that averages the loss of `model`.
 
-    Why: a step of its own must log the loss as Keras' step does.
+    Why: our own step must log the loss as Keras' step does.
     Seen: 3.15.1. Until: it has a public name.
     """
     return model._loss_tracker

@@ -6,7 +6,7 @@
 
 A draw is a pure function of its key, so it needs no state, repeats after a resume, and fuses with
 the addition to the weights into one pass over memory. The mixing steps are a multiply-xorshift hash
-with full avalanche; `tests/test_noise.py` tests the result as a generator.
+with full avalanche; `tests/seam/test_noise.py` tests the result as a generator.
 
 Reference: Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011 (counter-based
 generators); the constants are those of C. Wellons' `triple32`.
@@ -53,7 +53,7 @@ def key(*parts):
 
 
 def keys(parts, last):
-    """List of `key(*parts, i)` for the `i` in `last`, in the operations of one."""
+    """List of `key(*parts, i)` for each `i` in `last`, in as many operations as one key."""
     return list(zip(*map(ops.unstack, key(*parts, np.array(last))), strict=True)) if last else []
 
 

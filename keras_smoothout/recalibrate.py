@@ -25,21 +25,22 @@ def recalibrate(model, data, batch_size=500):
         mean = sum_b n_b * mean_b / N
         variance = sum_b n_b * (variance_b + (mean_b - mean)**2) / N
 
-    over all batches b and all calls of a layer in each of them, of `n_b` numbers in a channel.
+    The sums are over all batches b and all calls of a layer in each batch; `n_b` is how many
+    numbers a channel has there, and `N` the sum of all `n_b`.
 
-    Batches pass as in training as far as BatchNormalization goes (each is normalized
-    by its own statistics) and as in inference for all else, dropout among it.
+    BatchNormalization works as in training: each batch is normalized by its own statistics. All
+    other layers, including dropout, work as in inference.
 
     Args:
         model: A built `keras.Model`. Only moving means and variances of layers that are not frozen
-            change; an error or an interrupt leaves them as they were.
+            change; after an error or an interrupt they are as before.
         data: Array of inputs, a dict of arrays, or a list of them if the model is functional and
             has several inputs; or an iterable of batches: `x` or `(x, y, ...)`.
         batch_size: Number of examples in a batch, if `data` is arrays. Defaults to `500`.
 
     Raises:
-        ValueError: If `data` is empty, a pair `(x, y)` or leads to statistics that are not finite,
-            or the model is not built.
+        ValueError: If `data` is empty, is a pair `(x, y)`, or leads to statistics that are not
+            finite; if the model is not built.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np

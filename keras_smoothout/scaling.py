@@ -1,7 +1,7 @@
 """Large-batch rules: how learning rate, epochs and warm-up follow the batch size.
 
-A recipe that is tuned for small batches is turned into one for large batches by
-`Recipe.for_batch_size`; the factors it uses are functions of their own.
+`Recipe.for_batch_size` turns a recipe that is tuned for small batches into one for large batches.
+The factors that it uses are separate functions.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def sqrt_scaling(batch_size, base_batch_size):
 def random_matrix_scaling(
     batch_size, base_batch_size, outlier, variance, examples=None, adaptive=False
 ):
-    """Ratio of the largest stable learning rates, `2 / lambda(B)`, or its root for Adam and alike.
+    """Ratio of the largest stable learning rates, `2 / lambda(B)`; its root if `adaptive`.
 
         b         = B / (1 - B / examples)
         lambda(B) = outlier + variance / (b * outlier)  if outlier > sqrt(variance / b)
@@ -58,7 +58,7 @@ def random_matrix_scaling(
         outlier: Largest eigenvalue of the Hessian of the whole training loss.
         variance: Variance of a Hessian element over examples, times the number of weights.
         examples: Number of training examples, or `None` for infinitely many. Defaults to `None`.
-        adaptive: Whether the optimizer is an adaptive one. Defaults to `False`.
+        adaptive: Whether the optimizer is adaptive, as Adam is. Defaults to `False`.
 
     Reference: Granziol et al., *Learning Rates as a Function of Batch Size*, JMLR 2022,
         arXiv:2006.09092.
@@ -95,8 +95,8 @@ class Recipe:
         batch_size: Number of examples in a batch.
         learning_rate: The highest learning rate.
         epochs: Number of epochs.
-        milestones: Rising epochs after which the learning rate drops. Defaults to `()`.
-        warmup_epochs: Epochs in which the learning rate rises linearly. Defaults to `0`.
+        milestones: Epochs after which the learning rate drops, in rising order. Defaults to `()`.
+        warmup_epochs: Number of epochs in which the learning rate rises linearly. Defaults to `0`.
         ghost_batch_size: Argument of `compile`, or `None`. Defaults to `None`.
         why: What was changed, and why: a line for each change. Defaults to `()`.
 
@@ -157,17 +157,17 @@ class Recipe:
         ghost_batch_size=None,
         warmup_epochs=None,
     ):
-        """The recipe for another batch size; `print` the result to see what changed and why.
+        """Return the recipe for another batch size; `print` it to see what changed and why.
 
         Args:
             batch_size: The new batch size.
-            rule: `"sqrt"`, `"linear"` or `"none"`, or the factor on the learning rate: a number,
-                such as `random_matrix_scaling` gives. Defaults to `"sqrt"`.
+            rule: `"sqrt"`, `"linear"` or `"none"`; or the factor on the learning rate, a number
+                such as `random_matrix_scaling` returns. Defaults to `"sqrt"`.
             regime_adaptation: Whether epochs and milestones are stretched by
                 `ceil(batch_size / self.batch_size)`, so that there are as many updates as before
                 (more, if the sizes do not divide each other). Defaults to `False`.
-            ghost_batch_size: The new one. Defaults to `None`: as before.
-            warmup_epochs: The new ones. Defaults to `None`: as before.
+            ghost_batch_size: The new size of ghost batches. Defaults to `None`: as before.
+            warmup_epochs: The new number of warm-up epochs. Defaults to `None`: as before.
         """
         check_count("batch_size", batch_size)
         check_switch("regime_adaptation", regime_adaptation)
@@ -210,8 +210,8 @@ class Recipe:
     def schedule(self, examples, decay=0.1):
         """The learning rate over the steps of a training on `examples` examples.
 
-        Constant between milestones, after each of which it is multiplied by `decay`; rising from 0
-        over `warmup_epochs`.
+        It rises from 0 over `warmup_epochs`, and is then constant except that it is multiplied by
+        `decay` after each milestone.
         """
         check_count("examples", examples)
         check_number("decay", decay)

@@ -1,6 +1,6 @@
-"""Schedules over the iterations: of a method's strength, and the warm-up of a learning rate.
+"""Schedules over the iterations, for a method's strength or the warm-up of a learning rate.
 
-SmoothOut's `radius` and SAM's `rho` take any Keras learning-rate schedule; these are such ones.
+SmoothOut's `radius` and SAM's `rho` take any Keras learning-rate schedule; so they take these.
 """
 
 import keras
@@ -61,13 +61,13 @@ class AnnealedRadius(LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("keras_smoothout")
 class TanhRadius(LearningRateSchedule):
-    """A radius that rises half way: `radius * (tanh(steepness * (step/total - 1/2)) + 1) / 2`.
+    """A radius that rises midway: `radius * (tanh(steepness * (step/total - 1/2)) + 1) / 2`.
 
     Args:
         radius: Value that the schedule tends to.
         total_steps: Number of steps of the whole training.
-        steepness: Slope of the rise; `10` is a step within a tenth of the training. Defaults to
-            `10.0`.
+        steepness: Slope of the rise; with `10`, three quarters of it fall into the middle fifth of
+            the training. Defaults to `10.0`.
 
     Example:
         >>> from keras_smoothout.schedules import TanhRadius
@@ -96,7 +96,7 @@ class TanhRadius(LearningRateSchedule):
 
 
 class Around(LearningRateSchedule):
-    """Base of the schedules that change another, a float or a `LearningRateSchedule`."""
+    """Base of schedules that change another one, a float or a `LearningRateSchedule`."""
 
     def __init__(self, schedule):
         if not isinstance(schedule, LearningRateSchedule):
@@ -123,12 +123,12 @@ class Around(LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("keras_smoothout")
 class ScaledUntil(Around):
-    """Another schedule, times `factor` before step `steps`: for batches that are smaller there.
+    """Another schedule, times `factor` before step `steps`, for the smaller batches until then.
 
     Args:
         schedule: A float, or a `LearningRateSchedule`.
         steps: Number of steps to scale.
-        factor: What the learning rate is multiplied by.
+        factor: Factor on the learning rate.
 
     Example:
         >>> from keras_smoothout.schedules import ScaledUntil

@@ -1,4 +1,4 @@
-"""The weights that an optimizer wants evaluated, as the model's own for a while: `weights_of`."""
+"""`weights_of`: put the weights that an optimizer wants evaluated into the model for a while."""
 
 import contextlib
 
@@ -12,17 +12,17 @@ from keras_smoothout.recalibrate import recalibrate
 
 @contextlib.contextmanager
 def weights_of(model, data=None, batch_size=500):
-    """Have `model` hold the weights that its optimizer wants evaluated, inside a `with` block.
+    """Let `model` hold the weights that its optimizer wants evaluated, inside a `with` block.
 
     Averages and slow weights are kept in addition to the weights in training. `evaluate`, `predict`
-    and validation look at them by themselves; saving, exporting and the landscape look at the
-    model's weights. After the block, weights and moving statistics are as before, to the bit.
+    and validation use them on their own; saving, exporting and the landscape use the model's
+    weights. After the block, weights and moving statistics are as before, to the bit.
 
     Args:
         model: A built `keras.Model`. Without weights of that kind it keeps its own.
-        data: Inputs to re-estimate BatchNormalization's moving statistics on, which describe the
-            weights in training; as for `keras_smoothout.recalibrate`. Defaults to `None`: the
-            statistics stay.
+        data: Inputs to re-estimate BatchNormalization's moving statistics on, as for
+            `keras_smoothout.recalibrate`; the model's own describe the weights in training.
+            Defaults to `None`: the statistics stay.
         batch_size: Number of examples in a batch, if `data` is arrays. Defaults to `500`.
 
     Yields:

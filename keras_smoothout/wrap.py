@@ -11,7 +11,7 @@ LEFT_OUT += ("metrics",)
 
 @keras.saving.register_keras_serializable("keras_smoothout")
 class Wrapped(Model):
-    """What `wrap` puts around a subclassed or not yet built model: it calls `model`."""
+    """The model that `wrap` puts around a subclassed or unbuilt one: it calls `model`."""
 
     def __init__(self, model, **kwargs):
         super().__init__(**kwargs)
@@ -33,7 +33,7 @@ def wrap(model):
 
     Args:
         model: A `keras.Model`. A functional or sequential model comes back as a `Model` of the same
-            layers; one with a `call` of its own is called from within a new model. Weights are
+            layers. A model with its own `call` is called from within a new model. Weights are
             shared. Compile the result, not `model`.
 
     Raises:
@@ -49,8 +49,8 @@ def wrap(model):
         name = type(model).__name__
         raise ValueError(
             f"`wrap` would leave out what `{name}` overrides. Mix the train step into its class, "
-            f"`class {name}(keras_smoothout.TrainStep, keras.Model)`, and express a `train_step` "
-            f"of its own by `compute_loss`. Received: a model with its own {', '.join(own)}"
+            f"`class {name}(keras_smoothout.TrainStep, keras.Model)`, and write what its own "
+            f"`train_step` does as `compute_loss`. Received: a model with its own {', '.join(own)}"
         )
     call = type(model).call
     if call is keras.Sequential.call and model.built:

@@ -1,8 +1,8 @@
-"""The only place that names TensorFlow or JAX: what Keras itself leaves to its backends."""
+"""What Keras itself leaves to its backends, as pure functions on TensorFlow and on JAX."""
 
 try:
     import keras
-except ModuleNotFoundError as error:  # Raised by Keras, for the backend that it was told to use.
+except ModuleNotFoundError as error:  # Keras raises it for the backend that it is set to use.
     if error.name not in ("tensorflow", "jax"):
         raise
     raise ImportError(

@@ -6,15 +6,15 @@ UNROLLED = 8
 
 
 def read(variable):
-    """Value of `variable` now; what is assigned later leaves it as it is."""
+    """Return the value of `variable` now; a later assignment does not change it."""
     return variable.value
 
 
 def value_and_grad(function):
     """Differentiate `function(weights) -> (loss, aux)` with respect to the list `weights`.
 
-    Returns a function of the weights that gives `(loss, aux), grads, connected`; JAX does not tell
-    an unused weight from a zero gradient, so `connected` is all `True`.
+    Return a function of the weights that gives `(loss, aux), grads, connected`. JAX cannot tell an
+    unused weight from a zero gradient, so `connected` is all `True`.
     """
     differentiate = jax.value_and_grad(function, has_aux=True)
 
@@ -26,7 +26,7 @@ def value_and_grad(function):
 
 
 def dense(gradient):
-    """A gradient as one tensor, which it is."""
+    """Return `gradient`: on JAX it is one tensor already."""
     return gradient
 
 
@@ -52,7 +52,7 @@ def hessian_product(function, weights, vector):
 def linearize(function, weights):
     """Return `function(weights)`, `pushforward` and `pullback`: products with its Jacobian.
 
-    `pushforward` takes a list like `weights` to outputs, `pullback` outputs to a list like
+    `pushforward` maps a list like `weights` to outputs; `pullback` maps outputs to a list like
     `weights`.
     """
     outputs, transposed = jax.vjp(function, weights)
@@ -70,7 +70,7 @@ def linearize(function, weights):
 
 
 def fused(function):
-    """Return `function` as it is: XLA fuses the whole step."""
+    """Return `function` unchanged: XLA fuses the whole step."""
     return function
 
 
@@ -98,7 +98,7 @@ def assign_if(condition, variables, values):
 
 
 def replica():
-    """Index of the replica that runs this step: one program sees the whole batch."""
+    """Return 0, the index of the only replica: one program sees the whole batch."""
     return 0
 
 
@@ -115,7 +115,7 @@ def unscale_loss(loss):
 def snapshot(variables):
     """Keep the values of `variables`, and return the function that puts them back, to the bit.
 
-    They are copies: `evaluate` and `fit` give away the memory of the values that they find.
+    They are copies, because `evaluate` and `fit` give away the memory of a variable's value.
     """
     kept = [jax.numpy.copy(variable.value) for variable in variables]
 

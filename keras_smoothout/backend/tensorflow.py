@@ -7,14 +7,14 @@ import tensorflow as tf
 
 
 def read(variable):
-    """Value of `variable` now; what is assigned later leaves it as it is."""
+    """Return the value of `variable` now; a later assignment does not change it."""
     return tf.convert_to_tensor(variable.value)
 
 
 def value_and_grad(function):
     """Differentiate `function(weights) -> (loss, aux)` with respect to the list `weights`.
 
-    Returns a function of the weights that gives `(loss, aux), grads, connected`: a weight that the
+    Return a function of the weights that gives `(loss, aux), grads, connected`. A weight that the
     loss does not use has a zero gradient and `False` in `connected`.
     """
 
@@ -32,7 +32,7 @@ def value_and_grad(function):
 
 
 def dense(gradient):
-    """A gradient as one tensor: that of an embedding is told by the rows that were looked up."""
+    """Return a gradient as one tensor; that of an embedding holds only the rows looked up."""
     return tf.convert_to_tensor(gradient)
 
 
@@ -58,9 +58,10 @@ def hessian_product(function, weights, vector):
 
 @contextlib.contextmanager
 def _twice_differentiable_moments():
-    """Have `tf.nn.moments`, and normalization layers by it, derive the variance by the mean, too.
+    """Let gradients of the variance of `tf.nn.moments` flow through the mean, too.
 
-    TensorFlow's own stops that gradient. It is zero, but its derivative is not.
+    Normalization layers call it. TensorFlow's own stops this gradient: it is zero, but its
+    derivative is not.
     """
     calls = []
 
@@ -90,7 +91,7 @@ def _twice_differentiable_moments():
 def linearize(function, weights):
     """Return `function(weights)`, `pushforward` and `pullback`: products with its Jacobian.
 
-    `pushforward` takes a list like `weights` to outputs, `pullback` outputs to a list like
+    `pushforward` maps a list like `weights` to outputs; `pullback` maps outputs to a list like
     `weights`. The former is the derivative of the latter, which is linear.
     """
     with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
@@ -107,7 +108,7 @@ def linearize(function, weights):
             pulled = pullback(zeros)
         return _gradient(second, pulled, zeros, vector)
 
-    # A copy: Keras' softmax marks its output with the logits, which losses would take instead.
+    # A copy: Keras' softmax marks its output with the logits, and losses would use those instead.
     return tf.nest.map_structure(tf.identity, outputs), pushforward, pullback
 
 
@@ -119,7 +120,7 @@ def _gradient(tape, targets, sources, cotangents):
 
 
 def fused(function):
-    """Compile `function` into one kernel with XLA, in graph mode and eagerly alike."""
+    """Compile `function` into one kernel with XLA, both in graph mode and in eager mode."""
     return tf.function(function, autograph=False, jit_compile=True)
 
 
@@ -174,7 +175,7 @@ def unscale_loss(loss):
 def snapshot(variables):
     """Keep the values of `variables`, and return the function that puts them back, to the bit.
 
-    With a strategy each replica's value is kept: replicas can differ in moving statistics.
+    Under a strategy each replica's value is kept: replicas can differ in moving statistics.
     """
     values = [variable.value for variable in variables]
     parts = [part for value in values for part in getattr(value, "values", [value])]

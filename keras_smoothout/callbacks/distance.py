@@ -1,4 +1,4 @@
-"""Callbacks that watch a training: how far the weights have gone."""
+"""`DistanceFromInit`: a callback that measures how far the weights go in a training."""
 
 import csv
 import os
@@ -16,20 +16,20 @@ class DistanceFromInit(keras.callbacks.Callback):
     """Distance of the weights from where they were at the start: `||w_t - w_0||`.
 
     On a random landscape it grows as `log(t)` (ultra-slow diffusion), at the same pace for all
-    batch sizes once their learning rates are scaled. It is measured at steps even in log(t) and at
-    the end of each epoch, whose logs then hold it as `distance_from_init`, for the history,
-    TensorBoard and CSVLogger; pass this callback before theirs.
+    batch sizes once their learning rates are scaled. It is measured at steps evenly spaced in
+    log(t), and at the end of each epoch. The epoch's logs hold it as `distance_from_init`, for the
+    history, TensorBoard and CSVLogger: pass this callback before those.
 
     Args:
-        path: CSV file of (step, distance) to write to as they are measured, or `None`. An
-            existing one is continued. Defaults to `None`.
+        path: CSV file to write each (step, distance) to when it is measured, or `None`. An existing
+            file is continued. Defaults to `None`.
         points_per_decade: Number of measurements while `t` grows tenfold. Defaults to `20`.
-        start: List of arrays, the weights to measure from, for a training that goes on. Defaults to
-            `None`: those at the begin of the first `fit`.
+        start: List of arrays, the weights to measure from, for a training that is resumed. Defaults
+            to `None`: those at the start of the first `fit`.
 
     Raises:
-        ValueError: If an argument is not as above, or, when the training begins, the model is not
-            built or has other variables than `start`.
+        ValueError: If an argument is not as above; when the training begins, if the model is not
+            built or its variables do not match `start`.
 
     Attributes:
         distances: List of pairs (step, distance).
@@ -65,7 +65,7 @@ class DistanceFromInit(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        # Also those that only accumulate; but not those whose float16 gradients overflowed.
+        # This counts steps that only accumulate, but not those whose float16 gradients overflowed.
         self._step = max(self._step, int(keras_internals.calls(optimizer).numpy()))
         if self.start is None:
             self.start = self._weights()
@@ -77,17 +77,17 @@ class DistanceFromInit(keras.callbacks.Callback):
             )
         if self.path is not None and not self.distances and os.path.exists(self.path):
             with open(self.path, newline="") as file:
-                lines = [line for line in file if line.endswith("\n")]  # Not one that was cut off.
+                lines = [line for line in file if line.endswith("\n")]  # Whole ones.
             head, *rows = [tuple(row) for row in csv.reader(lines)] or [COLUMNS]
             if head != COLUMNS:
                 raise ValueError(
-                    "`path` must be a new file, or one of `DistanceFromInit` to go on with. "
+                    "`path` must be a new file, or one of `DistanceFromInit` to continue. "
                     f"Received: path={self.path} of columns {head}"
                 )
             rows = [(int(step), float(distance)) for step, distance in rows]
             self.distances = [row for row in rows if row[0] <= self._step]
         if self.path is not None:
-            begun = f"{self.path}.begun"  # Takes its place whole: a process may be killed here.
+            begun = f"{self.path}.begun"  # Replaces it in one go: a process can be killed here.
             with open(begun, "w", newline="") as file:
                 csv.writer(file).writerows([COLUMNS, *self.distances])
             os.replace(begun, self.path)
@@ -100,7 +100,7 @@ class DistanceFromInit(keras.callbacks.Callback):
         self._before = self._step
 
     def on_train_batch_end(self, batch, logs=None):
-        self._step = self._before + batch + 1  # Of several steps in an execution, the last one.
+        self._step = self._before + batch + 1  # If an execution has several steps, the last one.
         if self._step >= self._next:
             self._next = self._after(self._step)
             self._measure()

@@ -1,6 +1,6 @@
-"""The table of methods: a new one is a file, its import and its row here.
+"""The table of methods: a new method is a file, its import and its row here.
 
-`train.py`, the tests, the benchmarks and the README go by this table.
+`train.py`, the tests, the benchmarks and the README follow this table.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
     Attributes:
         cls: The class.
-        neutral: Arguments with which it is its inner optimizer alone, to the bit.
+        neutral: Arguments that make it its inner optimizer alone, to the bit.
         way: How it uses the seam: one of `WAYS`.
         callback: Name of the callback that it needs, which `train.py` does not have. Defaults to
             `None`.
@@ -48,7 +48,7 @@ METHODS = {
     "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
 }
 
-# Optimizers of their own, to go inside a method or to stand alone.
+# Optimizers that go inside a method or stand alone.
 BASES = {"lars": LARS, "lamb": LAMB, "padam": PartiallyAdaptive}
 
 __all__ = [cls.__name__ for cls in (*(row.cls for row in METHODS.values()), *BASES.values())]

@@ -1,7 +1,7 @@
 """AdaSmoothOut: SmoothOut with noise in proportion to each filter.
 
-Filters whose weights are large can bear more noise than small ones; noise of the filter's own norm
-smooths all of them alike, so one radius fits all layers.
+Filters with large weights tolerate more noise than filters with small ones. Noise in proportion to
+each filter's norm smooths all of them equally, so one radius fits all layers.
 """
 
 import keras

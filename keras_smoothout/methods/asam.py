@@ -17,14 +17,14 @@ class ASAM(SAM):
         e = rho * T**2 * g / ||T * g||
         w = inner_update(w, gradient(w + e))
 
-    Scaling a layer's weights without changing the function leaves the sharpness that ASAM sees as
-    it is, so one `rho` fits all layers.
+    If a layer's weights are scaled without changing the function, the sharpness that ASAM sees
+    stays the same. So one `rho` fits all layers.
 
     Args:
         inner: Optimizer that applies the gradient: an instance, a config or a name.
         rho: Radius of the ball, in units of T. A float or a `LearningRateSchedule` of the
             iteration. Defaults to `0.5`.
-        eta: Added to `|w|`, so that zero weights may move. Defaults to `0.01`.
+        eta: Added to `|w|`, so that zero weights can move. Defaults to `0.01`.
         **kwargs: As for `SAM`.
 
     Raises:

@@ -1,7 +1,7 @@
 """GNP: descend the loss plus a penalty on the norm of its gradient.
 
 The penalty's gradient is a product with the Hessian; a finite difference of two gradients stands in
-for it. SAM is the special case in which the difference is all that is left.
+for it. SAM is the special case that uses the gradient uphill alone.
 """
 
 import keras

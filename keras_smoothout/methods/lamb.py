@@ -1,7 +1,7 @@
-"""LAMB: Adam whose step of each layer is as long as the layer's weights.
+"""LAMB: Adam whose step in each layer is in proportion to the norm of the layer's weights.
 
-What LARS is to SGD, LAMB is to Adam. The decay of the weights is part of the step whose norm is
-taken; in `keras.optimizers.Lamb` it is not, so that one is LAMB only without decay.
+LAMB is to Adam what LARS is to SGD. Weight decay is part of the step whose norm is taken. In
+`keras.optimizers.Lamb` it is not, so Keras' class is LAMB only without decay.
 """
 
 import keras
@@ -31,17 +31,17 @@ class LAMB(keras.optimizers.Optimizer):
         epsilon: Added to the root of the mean squared gradient. Defaults to `1e-6`.
         decay: Weight decay inside the trust ratio, the paper's lambda. (Keras' `weight_decay` acts
             outside of it.) Defaults to `0.0`.
-        exclude: Names of variables or layers without decay and ratio, compared with the parts of
-            each variable's path. Defaults to `("bias", "gamma", "beta")`.
+        exclude: Names of variables or layers without decay and ratio; they are compared with the
+            parts of each variable's path. Defaults to `("bias", "gamma", "beta")`.
         **kwargs: As for any Keras optimizer: `clipnorm`, `use_ema`, `name` ...
 
     Raises:
         ValueError: If an argument is out of its range.
 
-    Reduces to: `keras.optimizers.Lamb` when `decay=0` and nothing is excluded, to rounding.
-    Cost: 1 gradient per step and two copies of the weights that are kept, as Adam.
-    Differs from the paper: the ratio's function phi is the identity, and biases and norms are
-        excluded, as in the authors' code.
+    Reduces to: `keras.optimizers.Lamb` when `decay=0` and nothing is excluded, up to rounding.
+    Cost: 1 gradient per step and two copies of the weights that are kept, as for Adam.
+    Differs from the paper: the ratio's function phi is the identity, and biases and normalizations
+        are excluded, as in the authors' code.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
@@ -73,7 +73,7 @@ class LAMB(keras.optimizers.Optimizer):
         check_number("decay", decay)
         check_names("exclude", exclude)
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.beta_1 = float(beta_1)  # NumPy's would multiply a variable in its own way.
+        self.beta_1 = float(beta_1)  # A NumPy number would multiply a variable in its own way.
         self.beta_2 = float(beta_2)
         self.epsilon = float(epsilon)
         self.decay = float(decay)

@@ -1,7 +1,7 @@
-"""LARS: SGD whose step of each layer is in proportion to the norm of the layer's weights.
+"""LARS: SGD whose step in each layer is in proportion to the norm of the layer's weights.
 
-Large batches want large learning rates, and the largest that a layer bears is about the ratio of
-its weights' norm to its gradient's. The trust ratio gives each layer its own.
+Large batches need large learning rates. The largest one that a layer tolerates is about the ratio
+of its weights' norm to its gradient's norm. The trust ratio gives each layer its own rate.
 """
 
 import keras
@@ -27,12 +27,12 @@ class LARS(keras.optimizers.SGD):
         learning_rate: A float, a `LearningRateSchedule` or a callable. Defaults to `1.0`.
         momentum: Float in [0, 1]. Defaults to `0.9`.
         nesterov: Whether to use Nesterov's momentum. Defaults to `False`.
-        trust_coefficient: Length of a step over the norm of the weights, before learning rate and
-            momentum; the paper's eta. Defaults to `0.001`.
+        trust_coefficient: Length of a step relative to the norm of the weights, before learning
+            rate and momentum; the paper's eta. Defaults to `0.001`.
         decay: Weight decay in the gradient, inside the ratio (Keras' `weight_decay` acts outside of
-            it). Leave L2 regularizers out of the model then. Defaults to `0.0`.
+            it). If it is not 0, leave L2 regularizers out of the model. Defaults to `0.0`.
         exclude: Names of variables or layers to step as plain SGD does, without ratio and `decay`;
-            compared with the parts of each variable's path. Defaults to
+            they are compared with the parts of each variable's path. Defaults to
             `("bias", "gamma", "beta")`.
         **kwargs: As for `keras.optimizers.SGD`.
 
@@ -40,8 +40,8 @@ class LARS(keras.optimizers.SGD):
         ValueError: If an argument is out of its range.
 
     Reduces to: `keras.optimizers.SGD` for what is in `exclude`.
-    Cost: 1 gradient per step and one copy of the weights that is kept, as SGD with momentum.
-    Differs from the paper: biases and norms are excluded, as in all later work.
+    Cost: 1 gradient per step and one copy of the weights that is kept, as for SGD with momentum.
+    Differs from the paper: biases and normalizations are excluded, as in all later work.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np

@@ -1,8 +1,8 @@
 """Lookahead: k steps forward, one step back.
 
-The inner optimizer explores with fast weights; every `sync_period` updates the slow weights move
-part of the way to them and the fast weights restart from there, which cancels most of the inner
-optimizer's noise.
+The inner optimizer explores with fast weights. Every `sync_period` updates, the slow weights move
+part of the way to the fast ones, and the fast weights restart from there. This cancels most of the
+inner optimizer's noise.
 """
 
 import keras
@@ -24,10 +24,10 @@ class Lookahead(Method):
             fast = slow
 
     The model holds the fast weights; they equal the slow ones after every `sync_period` updates.
-    Evaluation, prediction and validation look at the slow ones, unless the inner optimizer averages
+    Evaluation, prediction and validation use the slow weights, unless the inner optimizer averages
     weights by `use_ema`. The inner optimizer keeps its momentum over a synchronization. Constraints
-    hold for both. Weights that are set by hand move back to the slow ones: `compile` again. Works
-    in any model, where evaluation looks at the fast weights if the model is a plain one of Keras.
+    hold for both. Weights that are set by hand move back to the slow ones, so `compile` again.
+    Works in any Keras model; in a plain `keras.Model`, evaluation uses the fast weights.
 
     Args:
         inner: Optimizer of the fast weights: an instance, a config or a name.
@@ -39,7 +39,7 @@ class Lookahead(Method):
 
     Reduces to: `inner` when `slow_step_size=1`.
     Cost: 1 gradient per step and one copy of the weights that is kept.
-    Differs from the paper: nothing; slow weights start as the initial weights, as there.
+    Differs from the paper: nothing; slow weights start as the initial weights, as in the paper.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np

@@ -1,8 +1,8 @@
-"""Nudged-SGD: go a different length along the sharpest directions of the loss.
+"""Nudged-SGD: take shorter or longer steps along the sharpest directions of the loss.
 
 SGD soon steps too far along the few directions of largest curvature: it bounces between the walls
 of a valley, which keeps it out of sharper ones. Nudged-SGD scales that part of the step and leaves
-the rest as it is.
+the rest unchanged.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from keras_smoothout.checks import check_count, check_number
 from keras_smoothout.method import Method
 from keras_smoothout.weights import add, dot
 
-TOLERANCE = 1e-3  # Largest deviation of the directions' inner products from those of a basis.
+TOLERANCE = 1e-3  # How far inner products of directions can be from those of a basis.
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -29,24 +29,24 @@ class NudgedSGD(Method):
 
     The directions `v_k` are eigenvectors of the Hessian, largest eigenvalues first. The callback
     `keras_smoothout.landscape.TrackSharpestDirections` finds them every few epochs or steps and
-    hands them over by `set_directions`; as long as there are none, the step is the inner one. The
-    inner optimizer's momentum is never scaled. Works in any Keras model.
+    sets them by `set_directions`. Until then the step is that of the inner optimizer. The inner
+    optimizer's momentum is never scaled. Works in any Keras model.
 
     Args:
         inner: Optimizer whose step is scaled: an instance, a config or a name.
-        factor: What the step along the sharpest directions is multiplied by. In the paper, less
-            than 1 trains faster and into sharper regions. Defaults to `0.1`.
+        factor: Factor on the step along the sharpest directions. In the paper, less than 1 trains
+            faster and into sharper regions. Defaults to `0.1`.
         directions: Number k of directions. Defaults to `5`.
 
     Raises:
         ValueError: If an argument is out of its range, or `inner` has `use_ema=True`.
 
     Reduces to: `inner` when `factor=1`.
-    Cost: 1 gradient per step and `directions` copies of the weights that are kept, beside what it
-        costs to find the directions.
-    Differs from the paper: `inner` may be any optimizer; the paper's is plain SGD. Directions are
-        those of the largest eigenvalues; its code takes the largest magnitudes, which may be
-        negative.
+    Cost: 1 gradient per step and `directions` copies of the weights that are kept. Finding the
+        directions costs extra.
+    Differs from the paper: `inner` can be any optimizer; the paper's is plain SGD. Directions are
+        those of the largest eigenvalues; the paper's code takes the largest in magnitude, which can
+        be negative.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
@@ -85,8 +85,8 @@ class NudgedSGD(Method):
         """Replace the sharpest directions.
 
         Args:
-            directions: List of orthonormal vectors, each a list of arrays shaped as the trainable
-                variables; at most as many as the argument `directions`, the rest becomes zero.
+            directions: List of orthonormal vectors, each a list of arrays shaped like the trainable
+                variables. No more than the argument `directions`; if fewer, the rest become zero.
         """
         if not self.built:
             raise ValueError(

@@ -1,6 +1,6 @@
-"""Padam: Adam that divides by a power of the gradient's magnitude between SGD's 0 and Adam's 1.
+"""Padam: divide by a power of the gradient's magnitude, between SGD's power 0 and Adam's 1.
 
-Fully adaptive steps fit fast and generalise worse; partially adaptive ones keep most of the speed.
+Fully adaptive steps fit fast but generalise worse; partially adaptive ones keep most of the speed.
 """
 
 import keras
@@ -22,8 +22,8 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
     Works in any Keras model, and inside any method.
 
     Args:
-        learning_rate: A float, a `LearningRateSchedule` or a callable; as for SGD rather than
-            Adam. Defaults to `0.1`.
+        learning_rate: A float, a `LearningRateSchedule` or a callable; choose it as for SGD rather
+            than for Adam. Defaults to `0.1`.
         partial: Exponent p in [0, 0.5]. Defaults to `0.125`.
         beta_1: Decay of the mean gradient. Defaults to `0.9`.
         beta_2: Decay of the mean squared gradient. Defaults to `0.999`.
@@ -36,7 +36,8 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
     Reduces to: AMSGrad when `partial=0.5`; SGD with momentum when `partial=0`, except for the
         factor `(1 - beta_1) * step` of the learning rate.
     Cost: 1 gradient per step and three copies of the weights that are kept.
-    Differs from the paper: the bias corrections of its code, which its algorithm leaves out.
+    Differs from the paper: has the bias corrections of the authors' code, which the algorithm in
+        the paper leaves out.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
@@ -61,7 +62,7 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
         check_number("epsilon", epsilon)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.partial = float(partial)
-        self.beta_1 = float(beta_1)  # NumPy's would multiply a variable in its own way.
+        self.beta_1 = float(beta_1)  # A NumPy number would multiply a variable in its own way.
         self.beta_2 = float(beta_2)
         self.epsilon = float(epsilon)
 

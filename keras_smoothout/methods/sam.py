@@ -1,8 +1,8 @@
 """SAM and ASAM: descend the loss at the worst point of a ball around the weights.
 
-Two gradients per step: the first finds the direction in which the loss rises most; the second is
-taken at the end of a step of length `rho` in that direction, and the inner optimizer applies it to
-the weights before that step.
+Two gradients per step. The first finds the direction in which the loss rises most. The second is
+taken after a step of length `rho` in that direction. The inner optimizer then applies the second
+gradient to the weights as they were before that step.
 """
 
 import keras
@@ -31,8 +31,8 @@ class SAM(Method):
         inner: Optimizer that applies the gradient: an instance, a config or a name.
         rho: Radius of the ball, in weight norm. A float or a `LearningRateSchedule` of the
             iteration. Defaults to `0.05`.
-        interval: The second gradient is taken on every `interval`-th step only; the other steps
-            are the inner optimizer's own. Defaults to `1`.
+        interval: Take the second gradient on every `interval`-th step only; the other steps are the
+            inner optimizer's own. Defaults to `1`.
         perturbation: `"replica"` for a separate ascent on each replica (and ghost batch), which
             is m-sharpness; `"shared"` for one ascent along the sum over replicas. Defaults to
             `"replica"`.

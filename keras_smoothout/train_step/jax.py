@@ -10,7 +10,7 @@ from keras_smoothout.method import asked, evaluation_weights
 
 
 def build(model, data):
-    """Do nothing: Keras has built all that has variables, before a step is traced."""
+    """Do nothing: Keras has built all variables before a step is traced."""
 
 
 def train(model, gradients, state, data):
@@ -49,10 +49,10 @@ def predict(model, keras_step, state, data):
 
 @contextlib.contextmanager
 def at_evaluation_weights(model):
-    """Have `model` hold the weights that its optimizer wants evaluated, and then its own again.
+    """Let `model` hold the weights that its optimizer wants evaluated, and then its own again.
 
     `evaluate` and `predict` take their state from the variables and give its memory away, so they
-    are handed copies.
+    get copies.
     """
     weights = evaluation_weights(getattr(model, "optimizer", None))
     if weights is None:

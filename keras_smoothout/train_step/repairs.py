@@ -1,4 +1,4 @@
-"""Repairs of Keras' `fit` and `predict`, each with the fault that it waits for.
+"""Repairs of Keras' `fit` and `predict`, each with the fault that it works around.
 
 They override methods of `keras.Model` and call nothing but Keras.
 """
@@ -9,9 +9,9 @@ from keras_smoothout import keras_internals
 
 
 class TensorFlowRepairs(keras_internals.LocalBatch):
-    """With `MultiWorkerMirroredStrategy`, `fit` learns the shapes of a batch and reads metrics.
+    """Let `fit` learn the shapes of a batch and read metrics with `MultiWorkerMirroredStrategy`.
 
-    Keras averages a batch over workers, and scalar metrics along their first axis
+    Keras averages a batch over workers, and scalar metrics along their first axis, which fails
     (keras-team/keras#20585).
     """
 
@@ -26,10 +26,10 @@ class TensorFlowRepairs(keras_internals.LocalBatch):
 
 
 class JaxRepairs:
-    """An error in the first step of `fit` leaves weights; `predict` works with many processes.
+    """Keep the weights if the first step of `fit` fails; let `predict` work with many processes.
 
-    Keras' `fit` empties the variables before the first step, and puts nothing back if that fails.
-    Its `predict` fails where a process holds only a part of the outputs: here each gets all.
+    Keras' `fit` empties the variables before the first step, and restores nothing if that fails.
+    Its `predict` fails where a process holds only a part of the outputs. Here each gets all.
     """
 
     def fit(self, *args, **kwargs):

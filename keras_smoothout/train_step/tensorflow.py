@@ -10,7 +10,7 @@ from keras_smoothout.method import asked, evaluation_weights
 
 
 def build(model, data):
-    """Build all that has variables, outside of the step; under a strategy, `fit` has done so."""
+    """Build all variables outside of the step; under a strategy, `fit` has done so already."""
     if not keras_internals.under_strategy(model):
         with tf.init_scope():
             keras_internals.build_by(model, data)
@@ -38,7 +38,7 @@ def train(model, gradients, data):
 def test(model, keras_step, data):
     """Run Keras' `test_step` at the weights that the optimizer wants evaluated."""
     if evaluation_weights(getattr(model, "optimizer", None)) is not None:
-        build(model, data)  # Metrics, where nothing was trained since the model was loaded.
+        build(model, data)  # Metrics, if nothing was trained since the model was loaded.
     return _elsewhere(model, keras_step, data)
 
 
@@ -62,5 +62,5 @@ def _elsewhere(model, keras_step, data):
 
 
 def at_evaluation_weights(model):
-    """Change nothing: `test` and `predict` look at these weights by themselves."""
+    """Change nothing: `test` and `predict` use these weights on their own."""
     return contextlib.nullcontext()
