@@ -12,16 +12,16 @@ Examples:
   # Methods nest, the outermost first; the last one may be a base optimizer (else it is sgd).
   python train.py --method=lookahead+smoothout+adam --learning_rate=0.001
 
-  # Go on with an interrupted run, or train a finished one for longer.
+  # Continue an interrupted run, or train a finished one for longer.
   python train.py --resume --workdir=runs/digits-f1-sgd --epochs=100
 
-  # Repeat a run: all flags of it are in its flags.txt.
+  # Repeat a run: all of its flags are in its flags.txt.
   python train.py --flagfile=runs/digits-f1-sgd/flags.txt --workdir=runs/again
 
 A run leaves in its workdir: flags.txt, metrics.csv (a row per epoch), tensorboard/, the newest
-checkpoint, model.keras, summary.json and curves.png. With --compare or --seeds it is a folder
-per run, and comparison.png. Training loss and accuracy of an epoch are means over its steps, at
-the weights that the method looks at; the closing table evaluates the final, clean weights.
+checkpoints, model.keras, summary.json and curves.png. With --compare or --seeds there is a folder
+per run, and comparison.png. The training loss and accuracy of an epoch are means over its steps,
+at the weights where the method evaluates them. The closing table is for the final, clean weights.
 """
 
 import math
@@ -30,7 +30,7 @@ import shlex
 import signal
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No chatter of TensorFlow's start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No start-up messages of TensorFlow.
 
 from absl import app, flags
 from etils import epath
@@ -46,8 +46,8 @@ def main(_):
     default = f"runs/{FLAGS.dataset}-{FLAGS.model}-{'-'.join(names)}"
     workdir = epath.Path(FLAGS.workdir or default)
     resume = f"--resume --workdir={shlex.quote(str(workdir))}"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A preemption is as good as Ctrl-C.
-    begun, advice = False, f"To go on after the last whole epoch:\n  python train.py {resume}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Treat a preemption like Ctrl-C.
+    begun, advice = False, f"To continue after the last whole epoch:\n  python train.py {resume}"
     try:
         there = devices.opened(FLAGS)
         sizes = FLAGS.batch_size, FLAGS.base_batch_size or 1
@@ -80,7 +80,7 @@ def main(_):
 
 
 def train(names, seeds, workdir, source, course, there):
-    """Trains each method with each seed; the first process draws and prints how they compare."""
+    """Train each method with each seed; the first process draws and prints how they compare."""
     histories, summaries = {}, {}
     title = f"{FLAGS.model} on {FLAGS.dataset}, batch size {FLAGS.batch_size}"
     say = print if there.first else lambda *_: None

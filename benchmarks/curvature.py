@@ -2,12 +2,13 @@
 
     python -m benchmarks.curvature --data_dir=DIR [--images=1000] [--write]
 
-All see the same trained weights and images, BatchNormalization in evaluation mode. Each runs in a
-process of its own, on the same cores, in turns; the table shows medians over `--rounds`. What is
-compiled is compiled within the time shown. The eigenvalues are judged by a float64 reference:
-curvlinops' Hessian and scipy's `eigsh`. A loss that differs stops the benchmark.
+All see the same trained weights and images, with BatchNormalization in evaluation mode. Each runs
+in its own process, on the same cores, in turn; the table shows medians over `--rounds`. The times
+shown include compilation. The eigenvalues are compared with a float64 reference: curvlinops'
+Hessian and scipy's `eigsh`. The benchmark stops if a loss differs.
 
-PyTorch is not a dependency of the package. Once, into the same or (`--torch_python`) another venv:
+PyTorch is not a dependency of the package. Install it once, into the same virtual environment or
+into another one (`--torch_python`):
 
     pip install torch==2.13.0 numpy scipy tqdm mpmath
     pip install --no-deps pyhessian curvlinops-for-pytorch backpack-for-pytorch linear_operator \
@@ -31,7 +32,7 @@ HERE = pathlib.Path(__file__).parent
 OURS = {"ours, TensorFlow": "tensorflow", "ours, JAX": "jax"}
 NAMES = [*OURS, "PyHessian", "curvlinops"]
 EPSILON = 1e-5  # Of BatchNormalization, in `models`.
-TOLERANCE = 1e-5  # Of ours: as accurate as curvlinops.
+TOLERANCE = 1e-5  # For ours: as accurate as curvlinops.
 
 
 def keras_model():
@@ -49,7 +50,7 @@ def keras_model():
 
 
 def prepare(args):
-    """Train for some steps; write the weights, and the images that the Hessian is of."""
+    """Train for some steps; write the weights, and the images to take the Hessian over."""
     import keras
 
     from training import images
@@ -63,7 +64,7 @@ def prepare(args):
     model.fit(batches.take(args.steps), verbose=2)
     x, y = (np.concatenate(a) for a in zip(*batches.take(-(-args.images // 128)), strict=True))
     layers = {}
-    for layer in model.layers:  # Named in the order of their making.
+    for layer in model.layers:  # Their names count them in the order of their creation.
         kind = {"Conv2D": "conv", "BatchNormalization": "norm", "Dense": "dense"}
         if layer.weights:
             place = (
@@ -108,7 +109,7 @@ def ours(args, file):
 
 
 def torch_model(file, dtype):
-    """The ResNet-20 of `models` in torch; modules are made in the order that Keras' layers are."""
+    """The ResNet-20 of `models` in torch; modules are made in the same order as Keras' layers."""
     import torch
     from torch import nn
 
@@ -258,7 +259,7 @@ def contend(args):
 
 
 def in_process(name, args, file):
-    """Run one contender in a process of its own."""
+    """Run one contender in its own process."""
     python = sys.executable if name in OURS or name == "prepare" else args.torch_python
     options = [
         f"--{k}={v}" for k, v in vars(args).items() if k not in ("contender", "file", "write")
@@ -351,7 +352,7 @@ def main():
     parser.add_argument("--data_dir", help="folder of prepared tfds sets")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=200, help="of training, before")
+    parser.add_argument("--steps", type=int, default=200, help="training steps before measuring")
     parser.add_argument("--lanczos", type=int, default=30, help="steps for each probe")
     parser.add_argument("--probes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -1,12 +1,12 @@
 """Runs that are killed again and again: `python -m benchmarks.faults --kills=100`.
 
 Each kind of run is trained once undisturbed, in one process, and once more under SIGKILL: at random
-moments, and in the midst of writing a checkpoint. Then it is started again, with the same flags,
-until it ends. Its last checkpoint must be that of the undisturbed run to the bit, with the same
-rows of metrics and no file that cannot be read; so two workers must also train as two devices of
-one process. Of two workers one is killed: TensorFlow's other one must end by itself; JAX' would
-take minutes to notice, and is killed as well. Prints a table; with --write it goes into
-benchmarks/FAULTS.md.
+moments, and in the middle of writing a checkpoint. A killed run is started again, with the same
+flags, until it ends. Its last checkpoint must equal that of the undisturbed run to the bit, with
+the same rows of metrics and no file that cannot be read. So two workers must also train as two
+devices of one process do. Of two workers one is killed. TensorFlow's other worker must end by
+itself; JAX's would take minutes to notice, and is killed as well. Prints a table; with --write it
+goes into benchmarks/FAULTS.md.
 """
 
 import argparse
@@ -35,7 +35,7 @@ KINDS = {  # name: backend, processes, their strategy, and that of the undisturb
     "TensorFlow, two workers": ("tensorflow", 2, ["multi_worker"], ["mirrored", "--devices=2"]),
     "JAX, two processes": ("jax", 2, ["data_parallel"], ["data_parallel", "--devices=2"]),
 }
-PATIENCE = 300  # Seconds that a run may take, or a worker live on alone.
+PATIENCE = 300  # Seconds that a run may take, or that a worker may stay alive alone.
 
 
 def free_ports(count):
@@ -49,7 +49,7 @@ def free_ports(count):
 
 
 def started(workdir, backend, count, *flags):
-    """The processes of a run that is begun or gone on with."""
+    """Start the processes of a run, which begins or continues."""
     addresses = [f"localhost:{port}" for port in free_ports(count)]
     command = [sys.executable, ROOT / "train.py", *FLAGS, *flags, f"--workdir={workdir}"]
     processes = []
@@ -71,7 +71,7 @@ def started(workdir, backend, count, *flags):
 
 
 def ended(processes, workdir):
-    """Waits for all processes; the words of the first that failed."""
+    """Wait for all processes; exit with the log of the first that failed."""
     try:
         codes = [process.wait(PATIENCE) for process in processes]
     finally:
@@ -83,7 +83,7 @@ def ended(processes, workdir):
 
 
 def unfinished(workdir):
-    """Checkpoints that are being written, or that a killed process left so, and since when."""
+    """Checkpoints that are being written or were left unfinished, and the times of their files."""
     found = set()
     for path in workdir.glob("unfinished-epoch-*"):
         with contextlib.suppress(FileNotFoundError):  # Finished in between.
@@ -92,9 +92,9 @@ def unfinished(workdir):
 
 
 def kill(processes, workdir, chance, in_a_write):
-    """Kills one process. Returns whether a checkpoint was being written, `None` if it was too late.
+    """Kill one process; return whether a checkpoint was being written, `None` if it was too late.
 
-    The moment is in a write, or up to a second after the run has got somewhere.
+    The moment is during a write, or up to a second after the run has made progress.
     """
     victim = chance.choice(processes)
     known, left = set(workdir.glob("epoch-*.npz")), unfinished(workdir)
@@ -124,7 +124,7 @@ def state(workdir):
 
 
 def check(workdir, reference):
-    """Raises unless a run is whole and equal to another one."""
+    """Raise unless a run is whole and equal to another one."""
     for path in workdir.glob("epoch-*.npz"):
         np.load(path).close()
     with open(workdir / "metrics.csv", newline="") as file:
@@ -139,7 +139,7 @@ def check(workdir, reference):
 
 
 def soak(kind, kills, folder, epochs=EPOCHS, seed=0):
-    """The row of a kind of run: kills, of which in a write, runs that they fell on, seconds."""
+    """The row of a kind of run: kills, kills during a write, runs that were killed, seconds."""
     chance, began = random.Random(seed), time.monotonic()
     backend, count, strategy, alone = KINDS[kind]
     flags = (f"--epochs={epochs}", "--strategy", *strategy)

@@ -1,11 +1,11 @@
 """Is the minimum of a large batch sharper? `python -m benchmarks.flatness --data_dir=DIR`.
 
 Trains F1 on 20,000 images of Fashion-MNIST as benchmarks/generalization_gap.py does, with its tuned
-rates: SGD with a small and a large batch, and the large batch with SmoothOut at the radii 0 (ghost
-batches and its rate alone), 0.02 and 0.04, and with SAM. Takes every measure of
+rates. SGD has a small and a large batch. SmoothOut at the radii 0 (ghost batches and its rate
+alone), 0.02 and 0.04, and SAM, have the large batch. Takes every measure of
 `keras_smoothout.landscape` on the first 1,000 training images, and appends one JSON line per run to
-benchmarks/flatness.jsonl; runs that have a line are not repeated. Then writes the table of
-docs/landscape.md and its figure from the lines; with --table only that.
+benchmarks/flatness.jsonl. Runs that have a line are not repeated. Then writes the table of
+docs/landscape.md and its figure from the lines; with --table it does only that.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def cells():
 
 
 def measured(run, data_dir):
-    """The run with what its trained model gives on test data and in every measure."""
+    """Train a run, and return it with its results on test data and every measure."""
     from keras_smoothout import landscape
 
     f, source, (x, y), test = gap.prepared(run, data_dir)
@@ -55,7 +55,7 @@ def measured(run, data_dir):
 
 
 def groups(done):
-    """From a kind's name to its runs."""
+    """Dict from the name of a kind to its runs."""
     return {
         f"{label}, {size}": [
             run for run in done if (run["label"], run["batch_size"]) == (label, size)
@@ -65,7 +65,7 @@ def groups(done):
 
 
 def values(runs, name):
-    """Of a measure or an outcome, over the seeds."""
+    """Values of a measure or an outcome, over the seeds."""
     return [run[name] if name in OUTCOMES else run["measures"][name][0] for run in runs]
 
 

@@ -1,7 +1,7 @@
 """Tables and figures of benchmarks/generalization_gap.jsonl: `python -m benchmarks.report`.
 
 Writes benchmarks/RESULTS.md and its figures, and the table between the marks of README.md. Every
-number is computed from the lines.
+number is computed from the runs, one per line.
 """
 
 import argparse
@@ -46,14 +46,14 @@ MEASURES = {  # name: value of a run, format, unit
     ),
     "sharpness": (lambda run: run["sharpness"], ".3f", "nats"),
 }
-COSTS = {  # The same for all seeds: the seconds are of one run that was timed.
+COSTS = {  # The same for all seeds: the seconds are those of one timed run.
     "updates": lambda run: run["updates"],
     "CPU seconds": lambda run: run["epochs"] * run["epoch_seconds"],
 }
 
 
 def read(path):
-    """From setting to label to batch size to seed to run, labels in the order of `ROWS`."""
+    """Nested dicts: setting, label, batch size, seed, run; labels in the order of `ROWS`."""
     tree = collections.defaultdict(lambda: collections.defaultdict(dict))
     for line in path.read_text().splitlines():
         run = json.loads(line)
@@ -95,7 +95,7 @@ def difference(name, cell, baseline):
 
 
 def table(heads, lines):
-    """Markdown: the first head is that of the labels; a line is a label and its cells."""
+    """A Markdown table. The first head is for the labels; a line is a label and its cells."""
     rows = [heads, ["---"] * len(heads), *([label, *cells] for label, cells in lines)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -282,7 +282,7 @@ def evidence(rows, sizes=(128, 2048, 8192)):
 
 
 def put(page, marks, text):
-    """Replace what stands between two marks of a page."""
+    """Replace the text between two marks of a page."""
     before, rest = page.read_text().split(marks[0])
     _, after = rest.split(marks[1])
     page.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{after}")

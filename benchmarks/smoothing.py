@@ -2,8 +2,8 @@
 
     python -m benchmarks.smoothing
 
-The second curve is the mean of the loss over the width of the noise; the dots are where SGD and
-stochastic SmoothOut, from one start, end up.
+The second curve is the mean of the loss over the width of the noise. The dots show where SGD and
+stochastic SmoothOut end, from the same start.
 """
 
 import pathlib
@@ -23,14 +23,14 @@ RADIUS, START = 0.5, -1.6
 
 
 def loss(w):
-    """As low in a narrow valley at -0.5 as in a wide one at 0.5."""
+    """A loss that is as low in a narrow valley at -0.5 as in a wide one at 0.5."""
     narrow = keras.ops.exp(-(((w + 0.5) / 0.07) ** 2))
     wide = keras.ops.exp(-(((w - 0.5) / 0.8) ** 2))
     return 1.3 - narrow - wide + 0.2 * (w - 0.5) ** 2
 
 
 class Valley(keras.layers.Layer):
-    """Adds the loss of its one weight to the model's."""
+    """Add the loss of its only weight to the model's loss."""
 
     def build(self, input_shape):
         self.w = self.add_weight(shape=(1,), initializer=keras.initializers.Constant(START))
@@ -41,7 +41,7 @@ class Valley(keras.layers.Layer):
 
 
 def descended(radius, steps=3000):
-    """Where training ends."""
+    """The weight where training ends."""
     inputs = keras.Input((1,))
     model = ks.Model(inputs, Valley()(inputs))
     model.compile(ks.SmoothOut(keras.optimizers.SGD(0.01), radius=radius, seed=1))

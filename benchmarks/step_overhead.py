@@ -1,10 +1,11 @@
 """Step time of every method over the plain Keras step: `python -m benchmarks.step_overhead`.
 
-One process, one batch. Each contender has a model of its own; they take turns, step by step, and
-each step is paired with the plain `keras.Model` step of the same turn. The table shows the median
-of the ratios, which a drifting machine does not move, and their quartiles. The first step, which
-traces and compiles, is a ratio of its own: fresh models in turn, the median of `--firsts` pairs.
-Set KERAS_BACKEND=jax for the other half. The methods are those of the package's table.
+All contenders run in one process on one batch. Each has its own model. They take turns step by
+step, and each step is paired with the plain `keras.Model` step of the same turn. The table shows
+the median of the ratios, which does not move when the machine's speed drifts, and their quartiles.
+The first step, which traces and compiles, has a separate ratio: the median of `--firsts` pairs of
+fresh models. Set KERAS_BACKEND=jax for the other half. The methods are those of the package's
+table.
 """
 
 import argparse
@@ -39,7 +40,7 @@ CONTENDERS = {  # name: optimizer around another, arguments of compile
 
 
 def contender(model_name, around, options):
-    """A compiled model that takes one step a call on the same random batch."""
+    """Return a function that takes one step on the same random batch and returns its seconds."""
     shape, batch_size = SETTINGS[model_name]
     keras.utils.set_random_seed(0)
     model = models.build(model_name, shape, 10)
@@ -69,7 +70,7 @@ def contender(model_name, around, options):
 
 
 def pairs(plain, step, count, seconds=float("inf")):
-    """Ratios of `step` over `plain`, which take turns in going first, and the plain times."""
+    """Ratios of `step` over `plain`, which take turns to go first, and the times of `plain`."""
     ratios, baseline, start = [], [], time.perf_counter()
     while len(ratios) < count and time.perf_counter() - start < seconds:
         first, second = (plain, step) if len(ratios) % 2 else (step, plain)
@@ -81,7 +82,7 @@ def pairs(plain, step, count, seconds=float("inf")):
 
 
 def first_step(name, around, options):
-    """A function that builds a model anew and takes the time of its first step."""
+    """Return a function that builds a new model and returns the seconds of its first step."""
 
     def first():
         keras.backend.clear_session()
@@ -96,7 +97,7 @@ def main():
     parser.add_argument("--methods", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--pairs", type=int, default=60, help="pairs of steps for each method")
     parser.add_argument("--firsts", type=int, default=5, help="pairs of first steps, 0 for none")
-    parser.add_argument("--seconds", type=float, default=120, help="bound for each method")
+    parser.add_argument("--seconds", type=float, default=120, help="time limit for each method")
     args = parser.parse_args()
     print(f"keras {keras.__version__}, backend {keras.backend.backend()}")
     print("| model | batch | method | ratio | quartiles | plain ms | first step | plain s |")

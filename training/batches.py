@@ -1,7 +1,7 @@
 """Batches of a data set, shuffled and augmented for training, or in order for evaluation.
 
-What epoch `e` shows, its order, crops and flips, is a pure function of (seed, e): a run that is
-resumed at epoch `e` sees the batches that the uninterrupted one would have seen.
+The order, crops and flips of epoch `e` are a pure function of (seed, e). So a run that is resumed
+at epoch `e` sees the batches that the uninterrupted one would have seen.
 """
 
 import tensorflow as tf
@@ -13,18 +13,18 @@ def training(source, batch_size, epochs, augment="none", seed=0, drop_remainder=
     """Shuffled, augmented, normalised (images, one-hot labels), one epoch after the other.
 
     Args:
-        source: what `load` gave.
-        batch_size: in examples. An epoch's last batch is smaller if they do not divide.
-        epochs: a `range` of epoch numbers, `range(3, 10)` to go on after three.
+        source: what `load` returned.
+        batch_size: in examples. An epoch's last batch is smaller if the examples do not divide.
+        epochs: a `range` of epoch numbers, such as `range(3, 10)` to continue after three.
         augment: "none", "crop" (padded with black by an eighth of the size, then cropped at a
             random place) or "crop_flip" (and mirrored half of the time). Defaults to `"none"`.
-        seed: of order, crops and flips. Defaults to `0`.
+        seed: seed of order, crops and flips. Defaults to `0`.
         drop_remainder: leaves out the smaller last batch. Defaults to `False`.
     """
     split = source.train
 
     def epoch_batches(epoch):
-        tf.random.set_seed(1)  # Of this function's graph alone: `shuffle` mixes it in.
+        tf.random.set_seed(1)  # For this function's graph alone: `shuffle` mixes it in.
         key = tf.stack([tf.cast(seed, tf.int64), epoch])
         draws = tf.random.stateless_uniform(
             (split.examples, 3), tf.random.experimental.stateless_fold_in(key, 1)
@@ -50,7 +50,7 @@ def testing(source, split, batch_size):
 
 
 def augmented(images, draws, augment):
-    """Crops and mirrors a batch, each image by its row of three numbers from [0, 1)."""
+    """Crop and mirror a batch, each image by its row of three numbers from [0, 1)."""
     if augment == "none":
         return images
     height, width = images.shape[1:3]
@@ -75,7 +75,7 @@ def ready(batches, source):
             labels, source.classes
         )
 
-    by_example = tf.data.Options()  # Workers share each batch, also of sets that are many files.
+    by_example = tf.data.Options()  # Workers share each batch, even of sets with many files.
     by_example.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     batches = batches.with_options(by_example)
     return batches.map(normalised, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

@@ -44,19 +44,19 @@ class Course(NamedTuple):
         )
 
     def learning_rate(self, options):
-        """The learning rate over the steps; small batches to begin with have that of theirs."""
+        """The learning rate over the steps; small batches at the start have their own."""
         rate, small = self.shape(options), self.step_at(options.small_batch_epochs)
         return ScaledUntil(rate, small, self.small_rate) if small else rate
 
     def shape(self, options):
-        """The learning rate over the steps, were all batches large."""
+        """The learning rate over the steps, as if all batches were large."""
         schedules, rate = keras.optimizers.schedules, self.recipe.learning_rate
         warmup, total = (self.step_at(e) for e in (options.warmup_epochs, self.epochs))
         if options.lr_schedule == "cosine":
             rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
             return schedules.CosineDecay(0.0 if warmup else rate, total - warmup, **rising)
         if options.lr_schedule == "polynomial":
-            highest = rate / (1 - warmup / total) ** options.lr_power  # `rate`, once it is warm.
+            highest = rate / (1 - warmup / total) ** options.lr_power  # `rate` after the warm-up.
             rate = schedules.PolynomialDecay(highest, total, 0.0, options.lr_power)
         if options.lr_schedule == "piecewise":
             last = [self.step_at(epoch) - 1 for epoch in self.recipe.milestones]
@@ -82,7 +82,7 @@ class Course(NamedTuple):
 
 
 def plan(options, examples, devices=ONE):
-    """The course that the options mean for so many examples, checked against both."""
+    """Return the course that the options mean for `examples` examples, after checking both."""
     milestones = tuple(map(int, options.lr_milestones))
     base = options.base_batch_size or options.batch_size
     recipe = Recipe(base, options.learning_rate, options.epochs, milestones, options.warmup_epochs)

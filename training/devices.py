@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-LOST = (tf.errors.OpError, RuntimeError)  # What becomes of a step whose peers are gone.
+LOST = (tf.errors.OpError, RuntimeError)  # What a step raises if its peers are gone.
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu", "data_parallel")
 CLUSTER = (
     '{"cluster": {"worker": ["HOST1:2222", "HOST2:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -64,10 +64,10 @@ def sums(strategy, numbers):
 
 
 def opened(f):
-    """The devices that the options `f` name.
+    """Open the devices that the options `f` name.
 
     Raises:
-        ValueError: If they are not there, with what is missing.
+        ValueError: If they do not exist, with what is missing.
     """
     if keras.backend.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # tf.data leaves the GPU to the backend.
@@ -76,7 +76,7 @@ def opened(f):
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], logical
         )
-    tf.get_logger().setLevel("WARNING")  # MirroredStrategy would tell of every variable.
+    tf.get_logger().setLevel("WARNING")  # MirroredStrategy would log every variable.
     return {
         "default": lambda: Devices(),
         "mirrored": lambda: mirrored(f.devices),
@@ -142,7 +142,7 @@ def data_parallel(devices):
 
 
 class DataParallel(keras.distribution.DataParallel):
-    """Keras', but a batch that does not divide goes whole to each device of the one process."""
+    """Keras' own, except that one process copies an uneven batch whole to each of its devices."""
 
     def get_data_layout(self, data_shape):
         layout = super().get_data_layout(data_shape)
@@ -153,9 +153,10 @@ class DataParallel(keras.distribution.DataParallel):
 
 
 class SharedStatistics(keras.callbacks.Callback):
-    """Before a model is evaluated and saved, its moving statistics become the replicas' mean.
+    """Set moving statistics to their mean over replicas before a model is evaluated and saved.
 
-    Each replica has moving statistics of its own batches; saved alone, they would resume as others.
+    Each replica has the moving statistics of its own batches. Without the mean, a resumed run would
+    differ from one that was not interrupted.
     """
 
     def __init__(self, devices):

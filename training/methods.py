@@ -1,7 +1,7 @@
 """Optimizers by name: what `--method=lookahead+smoothout+adam` builds, with which options.
 
-The names are those of the package's tables of methods; Keras' own optimizers go beside them. Each
-argument of a constructor is an option.
+The names are those of the package's tables of methods and of a few Keras optimizers. Each argument
+of a constructor is an option.
 """
 
 import inspect
@@ -21,7 +21,7 @@ NOT_OPTIONS = ("self", "inner", "name", "kwargs")
 
 
 def arguments(cls):
-    """From each argument of a class of the package to its default."""
+    """Dict from each argument of a class of the package to its default."""
     ours = [c for c in cls.__mro__ if c.__module__.startswith("keras_smoothout.methods.")]
     found = {}
     for c in reversed(ours):
@@ -32,7 +32,7 @@ def arguments(cls):
 
 
 def described(cls, argument):
-    """What the docstring of a class says first of an argument, or `None`."""
+    """The first sentence of a class's docstring about an argument, or `None`."""
     for c in cls.__mro__:
         lines = re.split(r"\n    (?=\S)", inspect.cleandoc(c.__doc__ or "").partition("Args:\n")[2])
         for line in lines:
@@ -53,7 +53,7 @@ OPTIONS = {name for _, names in (METHODS | BASES).values() for name in names}
 def generated():
     """Rows (option, default, help) of the arguments that the package's classes take.
 
-    The default tells the type; that of an option not given is each class's own.
+    The default says which type an option has. Without the option, each class takes its own default.
     """
     takers = {}
     for method, cls in (ROWS | methods.BASES).items():
@@ -82,7 +82,7 @@ def used(method):
 
 
 def optimizer(options, method, seed, course):
-    """The optimizers of a nested method, one around the other."""
+    """Return the optimizers of a nested method, one around the other."""
     values = {name: getattr(options, name, None) for name in OPTIONS}
     values |= {"learning_rate": course.learning_rate(options), "radius": course.radius(options)}
     inner = ()

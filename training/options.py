@@ -29,23 +29,27 @@ choice("augment", "none", batches.AUGMENTATIONS, "Random crops, and mirror image
 real("label_smoothing", 0.0, "Share of each label that is spread over all classes.", 0, 1)
 
 choice("model", "f1", models.NAMES, "Network.")
-real("l2", 0.0, "Weight decay in the gradient: l2/2 times the squared norm in the loss.", 0)
+real("l2", 0.0, "Weight decay in the loss: adds l2/2 times the squared norm of weights.", 0)
 
 text("method", "sgd", f"{methods.KNOWN}.")
 texts("compare", [], "Methods to train in turn, on the same data and seeds.")
 number("seeds", 1, "Number of seeds for each method, from --seed on.", 1)
 choice("radius_schedule", "constant", ("constant", "annealed", "tanh"), "Radius over the steps.")
 
-number("batch_size", 128, "Examples in a batch, over all replicas.", 1)
-number("ghost_batch_size", 0, "Examples in a ghost batch, of one replica; 0 for none.", 0)
+number("batch_size", 128, "Examples per batch, over all replicas.", 1)
+number("ghost_batch_size", 0, "Examples per ghost batch, in one replica; 0 for none.", 0)
 switch("ghost_layers", False, "Ghost batches in BatchNormalization alone, not in the whole step.")
-number("base_batch_size", None, "Batch size that the recipe is tuned for: rules below apply.", 1)
+number("base_batch_size", None, "Batch size that the recipe is tuned for; rules below adapt it.", 1)
 choice("scaling", "sqrt", scaling.RULES, "How the learning rate follows from --base_batch_size.")
-switch("regime_adaptation", False, "Stretch epochs and milestones: as many updates as there.")
-number("small_batch_epochs", 0, "Epochs to begin with at --base_batch_size: a warm start.", 0)
+switch(
+    "regime_adaptation",
+    False,
+    "Stretch epochs and milestones, for as many updates as at --base_batch_size.",
+)
+number("small_batch_epochs", 0, "First epochs, at --base_batch_size: a warm start.", 0)
 switch("drop_remainder", False, "Leave out the smaller last batch of an epoch.")
-number("epochs", 20, "Epochs to train, those before --resume included.", 1)
-real("learning_rate", 0.1, "Learning rate, the highest of the schedule.", 0)
+number("epochs", 20, "Epochs to train, including those before --resume.", 1)
+real("learning_rate", 0.1, "Highest learning rate of the schedule.", 0)
 choice(
     "lr_schedule",
     "constant",
@@ -53,9 +57,9 @@ choice(
     "Learning-rate schedule.",
 )
 texts("lr_milestones", [], "Epochs after which piecewise multiplies by --lr_decay.")
-real("lr_decay", 0.1, "Factor of piecewise.", 0)
+real("lr_decay", 0.1, "Factor of piecewise at each milestone.", 0)
 real("lr_power", 1.0, "Exponent of polynomial; 1 is a straight line.", 0, 10)
-number("warmup_epochs", 0, "Epochs in which the learning rate first rises linearly.", 0)
+number("warmup_epochs", 0, "First epochs, in which the learning rate rises linearly.", 0)
 real("momentum", 0.9, "Momentum of sgd and lars, and of msam's velocity.", 0, 1)
 switch("nesterov", False, "Nesterov's momentum.")
 real("weight_decay", 0.004, "Decoupled weight decay of adamw.", 0)
@@ -65,9 +69,9 @@ real("clipvalue", None, "Clip each element of the gradients.", 0)
 number("seed", 0, "Seed of weights, order, augmentation, dropout and noise.", 0, 2**31)
 
 choice("mixed_precision", "float32", ("float32", "mixed_float16", "mixed_bfloat16"), "Precision.")
-choice("jit", "auto", ("auto", "on", "off"), "Compile the step by XLA; auto leaves it to Keras.")
-switch("run_eagerly", False, "Do not trace the step: to debug it.")
-number("steps_per_execution", 1, "Steps in one call of the traced function.", 1)
+choice("jit", "auto", ("auto", "on", "off"), "Compile the step with XLA; auto leaves it to Keras.")
+switch("run_eagerly", False, "Do not trace the step, for debugging.")
+number("steps_per_execution", 1, "Steps per call of the traced function.", 1)
 choice("strategy", "default", STRATEGIES, "One device, or a replica on each of many.")
 number("devices", 1, "Devices to split a CPU into, for mirrored or data_parallel.", 1)
 text("tpu", None, "Name of the TPU for --strategy=tpu, or 'local' on a TPU VM.")
@@ -75,12 +79,12 @@ text("tpu", None, "Name of the TPU for --strategy=tpu, or 'local' on a TPU VM.")
 text("workdir", None, "Folder of the run (default: runs/<dataset>-<model>-<method>).")
 switch("terminate_on_nan", True, "End a run whose loss is not finite; its checkpoint stays.")
 switch("track_distance", False, "Record how far the weights go: distance.csv, distance.png.")
-switch("resume", False, "Continue the run in --workdir; its flags hold, except those given.")
+switch("resume", False, "Continue the run in --workdir, with its flags except those given.")
 switch("resume_or_begin", False, "--resume if --workdir holds a run: for jobs that are restarted.")
 number(
     "keep_checkpoints", 2, "Newest checkpoints to keep, in addition to that of the best epoch.", 1
 )
-switch("overwrite", False, "Delete the run in the workdir first.")
+switch("overwrite", False, "Delete the run in --workdir first.")
 number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, 2)
 
 flags.register_validator(
@@ -100,7 +104,7 @@ CHANGEABLE += ("keep_checkpoints", "terminate_on_nan", "tpu")
 
 
 def parse(argv):
-    """Reads the flags, or ends with what is wrong about them."""
+    """Read the flags, or exit with what is wrong with them."""
     try:
         for flag in OURS:
             flag.unparse()
@@ -118,7 +122,7 @@ def parse(argv):
 
 
 def recall(given):
-    """Sets all flags to those of the run in the workdir, but for those that can be given again."""
+    """Set all flags to those of the run in the workdir, except those that can be given again."""
     saved = saved_flags()
     if not saved.exists():
         raise flags.Error(f"there is no run to --resume in {FLAGS.workdir}: {saved} is missing")
@@ -143,19 +147,19 @@ def saved_flags():
 
 
 def spelled(message):
-    """A message about arguments, as one about flags."""
+    """Rewrite a message about arguments as one about flags."""
     return as_flags(message, FLAGS)
 
 
 def kept():
-    """The flags that make a run, a line each."""
+    """The flags that make a run, one per line."""
     dropped = ("workdir", "resume", "resume_or_begin", "overwrite")
     given = [f for f in OURS if f.value is not None and f.name not in dropped]
     return "".join(f"{flag.serialize()}\n" for flag in given)
 
 
 def check(f):
-    """Raises for flags that exclude each other or that no method has a use for."""
+    """Raise for flags that exclude each other or that no method uses."""
     names, backend = f.compare or [f.method], keras.backend.backend()
     theirs = "jax" if f.strategy == "data_parallel" else "tensorflow"
     split = f.strategy in ("mirrored", "data_parallel")
@@ -216,7 +220,7 @@ def check(f):
 
 
 def refuse(wrong, message):
-    """Raises `message` if anything is `wrong`, with the values of the flags that it names."""
+    """Raise `message` if something is `wrong`, with the values of the flags that it names."""
     if wrong:
         named = re.findall(r"--(\w+)", message)
         raise flags.Error(f"{message}. Received: {' '.join(FLAGS[n].serialize() for n in named)}")

@@ -16,8 +16,8 @@ from training import curves
 
 @contextlib.contextmanager
 def whole(path):
-    """A local path to write to; its file takes the place of `path` at the end: whole, or not."""
-    if "://" in str(path):  # An object of a store appears whole.
+    """Yield a local path to write to; at the end its file replaces `path`, whole or not at all."""
+    if "://" in str(path):  # Objects in a store appear whole.
         with tempfile.TemporaryDirectory() as folder:
             temporary = epath.Path(folder) / path.name
             yield temporary
@@ -34,7 +34,7 @@ def whole(path):
 
 
 def prepare(workdir, flags, resume=False, overwrite=False):
-    """Makes the folder of a run, which holds its flags from then on.
+    """Make the folder of a run, and write its flags there.
 
     Raises:
         ValueError: If it holds a run already.
@@ -43,10 +43,10 @@ def prepare(workdir, flags, resume=False, overwrite=False):
     if (workdir / "flags.txt").exists() and not resume:
         if not overwrite:
             raise ValueError(
-                f"{workdir} holds a run: pass --resume --workdir={shlex.quote(str(workdir))} to go "
-                "on with it, --overwrite to delete it, or another --workdir."
+                f"{workdir} holds a run: pass --resume --workdir={shlex.quote(str(workdir))} to "
+                "continue it, --overwrite to delete it, or another --workdir."
             )
-        for path in workdir.iterdir():  # The flags last: as long as they are there, it is a run.
+        for path in workdir.iterdir():  # The flags stay: they mark the folder as that of a run.
             if path.name != "flags.txt":
                 path.rmtree() if path.is_dir() else path.unlink()
     workdir.mkdir(parents=True, exist_ok=True)
@@ -55,11 +55,11 @@ def prepare(workdir, flags, resume=False, overwrite=False):
 
 
 class Record(keras.callbacks.Callback):
-    """After each epoch, a row of metrics.csv and a checkpoint, whose name holds the epoch.
+    """After each epoch, write a row of metrics.csv and a checkpoint, named by the epoch.
 
     Args:
         workdir: Folder to write to.
-        history: Rows of the epochs before; those to come are added to it.
+        history: Rows of the earlier epochs; new rows are added to it.
         keep: Number of newest checkpoints to keep, in addition to that of the best epoch.
         writes: Whether this process writes.
     """
@@ -103,15 +103,15 @@ def checkpoints(workdir):
 
 
 def variables(model):
-    """All that the next epoch depends on, also the state of dropout, which Keras does not save."""
+    """All that the next epoch depends on, even the state of dropout, which Keras does not save."""
     return [*model.variables, *model.optimizer.variables]
 
 
 def restore(model, workdir):
-    """Sets `model` to the newest checkpoint, if there is one. Returns the history up to it.
+    """Set `model` to the newest checkpoint, if there is one, and return the history up to it.
 
     Raises:
-        ValueError: If the checkpoint is damaged or of another model, which is left as it was.
+        ValueError: If the checkpoint is damaged or of another model. `model` then stays unchanged.
     """
     for newest in checkpoints(workdir)[-1:]:
         epoch = int(newest.stem[len("epoch-") :])
@@ -120,7 +120,7 @@ def restore(model, workdir):
             with newest.open("rb") as file, np.load(file) as arrays:
                 values = list(arrays.values())
             history = curves.read(workdir / "metrics.csv")[:epoch]
-        except Exception as error:  # What a damaged file makes of its reader.
+        except Exception as error:  # A damaged file can raise anything.
             raise ValueError(refused % f"it or metrics.csv is damaged ({error})") from error
         ours, theirs = ([x.shape for x in xs] for xs in (variables(model), values))
         if ours != theirs:
@@ -134,11 +134,11 @@ def restore(model, workdir):
 
 
 class Interruption(keras.callbacks.Callback):
-    """Ctrl-C and SIGTERM end the training after the step they fall into; a second one at once.
+    """End the training on Ctrl-C or SIGTERM: after the current step, and on a second one at once.
 
-    One that falls into a validation ends it after the epoch, which the callbacks before this one
-    have saved by then. Python raises where it happens to be, and drops what is raised in a
-    destructor.
+    During a validation, end it after the epoch, which the callbacks before this one have saved by
+    then. Python's own handler raises wherever the program happens to be, and what is raised in a
+    destructor is lost.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -167,10 +167,10 @@ class Interruption(keras.callbacks.Callback):
 
 
 class TerminateOnNaN(keras.callbacks.Callback):
-    """Ends the training at the first loss that is not finite, before such weights are saved.
+    """End the training at the first loss that is not finite, before such weights are saved.
 
     Raises:
-        FloatingPointError: With the step, or the validation, and what is left.
+        FloatingPointError: With the step, or the validation, and the checkpoint that is left.
     """
 
     def __init__(self, workdir):
@@ -180,7 +180,7 @@ class TerminateOnNaN(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self._check("loss", logs["loss"], f"at step {batch + 1}")
 
-    def on_epoch_end(self, epoch, logs=None):  # What the last step of the epoch has led to.
+    def on_epoch_end(self, epoch, logs=None):  # Shows what the last step of the epoch did.
         self._check("validation loss", logs["val_loss"], "at the end")
 
     def _check(self, name, loss, place):
@@ -189,6 +189,6 @@ class TerminateOnNaN(keras.callbacks.Callback):
             raise FloatingPointError(
                 f"The {name} is {loss} {place} of the epoch after "
                 f"{kept[0] if kept else 'the start'}. Try a smaller --learning_rate, or "
-                "--global_clipnorm, in another --workdir; --resume --noterminate_on_nan goes on "
+                "--global_clipnorm, in another --workdir; --resume --noterminate_on_nan continues "
                 "regardless."
             )

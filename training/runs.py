@@ -1,4 +1,4 @@
-"""One run: a model, trained by one method from one seed, or what is left of its epochs."""
+"""One run: a model, trained by one method from one seed, for all epochs or those left."""
 
 import json
 import statistics
@@ -16,7 +16,7 @@ DATA_OPTIONS += ("train_examples",)
 
 
 def load(options):
-    """The data set that the options name."""
+    """Load the data set that the options name."""
     return images.load(*(getattr(options, name) for name in DATA_OPTIONS))
 
 
@@ -35,7 +35,7 @@ def evaluated(source, split, devices):
 
 
 def build(options, method, seed, source, course):
-    """A compiled model."""
+    """Return a compiled model."""
     keras.config.set_dtype_policy(options.mixed_precision)
     model = models.build(options.model, source.image_shape, source.classes, l2=options.l2)
     ghosts = options.ghost_batch_size or None
@@ -54,7 +54,7 @@ def build(options, method, seed, source, course):
 
 
 def train(options, method, seed, source, course, workdir, devices):
-    """One run, or what is left of it. Returns its history and the numbers of its final weights."""
+    """Train for the epochs that are left; return the history and numbers of the final weights."""
     workdir.mkdir(parents=True, exist_ok=True)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
@@ -63,7 +63,8 @@ def train(options, method, seed, source, course, workdir, devices):
         model = build(options, method, seed, source, course)
         start = [v.numpy() for v in model.trainable_variables]
         history = records.restore(model, workdir)
-    devices.agree(len(history), f"The processes see other checkpoints: they must share {workdir}.")
+    differ = f"The processes see different checkpoints: they must share {workdir}."
+    devices.agree(len(history), differ)
     callbacks = [SharedStatistics(devices)]
     if options.terminate_on_nan:
         callbacks.append(records.TerminateOnNaN(workdir))
@@ -92,7 +93,7 @@ def train(options, method, seed, source, course, workdir, devices):
     for split, examples in (("train", training), ("test", test)):
         numbers = model.evaluate(examples, verbose=0, return_dict=True)
         summary |= {f"{split}_{metric}": value for metric, value in numbers.items()}
-    # Not of the first epoch, in which the step is compiled.
+    # Without the first epoch, in which the step is compiled.
     seconds = statistics.median_low(row["seconds"] for row in history[1:] or history)
     last = course.stages[-1]
     shown = min(last.steps * last.batch_size, source.train.examples)
