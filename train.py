@@ -9,7 +9,7 @@ Examples:
       --batch_size=2048 --ghost_batch_size=128 --epochs=100 --augment=crop_flip --l2=1e-4
       --lr_schedule=piecewise --lr_milestones=50,75
 
-  # Methods nest, the outermost first; the last one may be a base optimizer (else it is sgd).
+  # Methods nest, the outermost first; the last one can be a base optimizer (else it is sgd).
   python train.py --method=lookahead+smoothout+adam --learning_rate=0.001
 
   # Continue an interrupted run, or train a finished one for longer.

@@ -52,7 +52,7 @@ class GhostBatchNormalization(layers.BatchNormalization):
         check_count("ghost_batch_size", ghost_batch_size)
         if kwargs.get("renorm") or kwargs.get("synchronized"):
             raise ValueError(
-                "`GhostBatchNormalization` has statistics of its own for each ghost batch: leave "
+                "`GhostBatchNormalization` has separate statistics for each ghost batch: leave "
                 f"out `renorm` and `synchronized`. Received: {kwargs}"
             )
         check_number("momentum", kwargs.get("momentum", 0.99), most=1)

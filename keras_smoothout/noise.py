@@ -87,7 +87,7 @@ def perturb(weights, radius, *parts, moved, distribution="uniform", scale="absol
         weights: List of tensors.
         radius: Scalar that multiplies the noise.
         *parts: Integers that make the key; the index of the weight is added.
-        moved: Tuple of the indices of the weights to move; the others are returned as they are.
+        moved: Tuple of the indices of the weights to move; the others are returned unchanged.
         distribution: `"uniform"` or `"normal"`.
         scale: `"absolute"`, `"weight"` or `"filter"`.
     """

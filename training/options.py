@@ -34,7 +34,12 @@ real("l2", 0.0, "Weight decay in the loss: adds l2/2 times the squared norm of w
 text("method", "sgd", f"{methods.KNOWN}.")
 texts("compare", [], "Methods to train in turn, on the same data and seeds.")
 number("seeds", 1, "Number of seeds for each method, from --seed on.", 1)
-choice("radius_schedule", "constant", ("constant", "annealed", "tanh"), "Radius over the steps.")
+choice(
+    "radius_schedule",
+    "constant",
+    ("constant", "annealed", "tanh"),
+    "How the radius changes over the steps.",
+)
 
 number("batch_size", 128, "Examples per batch, over all replicas.", 1)
 number("ghost_batch_size", 0, "Examples per ghost batch, in one replica; 0 for none.", 0)

@@ -24,7 +24,8 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
     Args:
         learning_rate: A float, a `LearningRateSchedule` or a callable; choose it as for SGD rather
             than for Adam. Defaults to `0.1`.
-        partial: Exponent p in [0, 0.5]. Defaults to `0.125`.
+        partial: Exponent p of the squared gradient that the step is divided by, in [0, 0.5].
+            Defaults to `0.125`.
         beta_1: Decay of the mean gradient. Defaults to `0.9`.
         beta_2: Decay of the mean squared gradient. Defaults to `0.999`.
         epsilon: Added to the root of the largest mean squared gradient. Defaults to `1e-8`.
