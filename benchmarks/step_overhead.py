@@ -37,11 +37,24 @@ CONTENDERS = {  # name: optimizer around another, arguments of compile
         {"ghost_batch_size": 64},
     ),
 }
+PERTURBED = {"statistics": "perturbed"}
+OTHERS = {  # For `--methods` and `--over`, by name only.
+    "plain": (None, {}),
+    "perturbed statistics": (lambda inner: ks.SmoothOut(inner, 0.01, **PERTURBED), {}),
+    "SmoothOut, ghost batch 128": (
+        lambda inner: ks.SmoothOut(inner, 0.01),
+        {"ghost_batch_size": 128},
+    ),
+    "perturbed statistics, ghost batch 128": (
+        lambda inner: ks.SmoothOut(inner, 0.01, **PERTURBED),
+        {"ghost_batch_size": 128},
+    ),
+}
 
 
-def contender(model_name, around, options):
+def contender(model_name, batch_size, around, options):
     """Return a function that takes one step on the same random batch and returns its seconds."""
-    shape, batch_size = SETTINGS[model_name]
+    shape, _ = SETTINGS[model_name]
     keras.utils.set_random_seed(0)
     model = models.build(model_name, shape, 10)
     options = dict(options)
@@ -81,12 +94,12 @@ def pairs(plain, step, count, seconds=float("inf")):
     return ratios, baseline
 
 
-def first_step(name, around, options):
+def first_step(*of):
     """Return a function that builds a new model and returns the seconds of its first step."""
 
     def first():
         keras.backend.clear_session()
-        return contender(name, around, options)()
+        return contender(*of)()
 
     return first
 
@@ -94,30 +107,34 @@ def first_step(name, around, options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(SETTINGS), choices=SETTINGS)
-    parser.add_argument("--methods", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    known = CONTENDERS | OTHERS
+    parser.add_argument("--methods", nargs="+", default=list(CONTENDERS), choices=known)
+    parser.add_argument("--over", default="plain", choices=known, help="what the ratios are over")
+    parser.add_argument("--batch_size", type=int, help="default: that of each model")
     parser.add_argument("--pairs", type=int, default=60, help="pairs of steps for each method")
     parser.add_argument("--firsts", type=int, default=5, help="pairs of first steps, 0 for none")
     parser.add_argument("--seconds", type=float, default=120, help="time limit for each method")
     args = parser.parse_args()
     print(f"keras {keras.__version__}, backend {keras.backend.backend()}")
-    print("| model | batch | method | ratio | quartiles | plain ms | first step | plain s |")
+    print(f"Ratios over: {args.over}")
+    print("| model | batch | method | ratio | quartiles | ms of it | first step | s of it |")
     print("|---|---|---|---|---|---|---|---|")
     for name in args.models:
+        size = args.batch_size or SETTINGS[name][1]
         for method in args.methods:
+            both = [(name, size, *known[label]) for label in (args.over, method)]
             firsts, first = ["-"], ["-"]
             if args.firsts:
-                makers = first_step(name, None, {}), first_step(name, *CONTENDERS[method])
-                firsts, first = pairs(*makers, args.firsts)
+                firsts, first = pairs(*(first_step(*of) for of in both), args.firsts)
                 firsts, first = ([f"{statistics.median(n):.2f}"] for n in (firsts, first))
-            plain, step = contender(name, None, {}), contender(name, *CONTENDERS[method])
+            plain, step = (contender(*of) for of in both)
             for _ in range(3):
                 plain(), step()
             ratios, baseline = pairs(plain, step, args.pairs, args.seconds)
             low, middle, high = statistics.quantiles(ratios, n=4)
             print(
-                f"| {name} | {SETTINGS[name][1]} | {method} | {middle:.3f} | {low:.3f} to "
-                f"{high:.3f} | {1000 * statistics.median(baseline):.1f} | {firsts[0]} "
-                f"| {first[0]} |",
+                f"| {name} | {size} | {method} | {middle:.3f} | {low:.3f} to {high:.3f} "
+                f"| {1000 * statistics.median(baseline):.1f} | {firsts[0]} | {first[0]} |",
                 flush=True,
             )
 
