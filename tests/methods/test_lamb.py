@@ -59,13 +59,14 @@ def test_a_norm_of_zero_gives_the_ratio_one(zero):
     np.testing.assert_allclose(variable.numpy(), start - 0.1 * gradient, rtol=1e-5)
 
 
-@pytest.mark.parametrize("cls", [ks.LAMB, ks.PartiallyAdaptive])
-def test_the_bias_is_corrected_in_half_precision_too(cls):
-    """In bfloat16, `beta_2**t` is 1, and there would be nothing left to divide by."""
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+@pytest.mark.parametrize("cls", [ks.LAMB, ks.PartiallyAdaptive, ks.LARS])
+def test_a_step_is_the_same_in_half_precision(cls, half):
+    """In bfloat16, `beta_2**t` is 1, and nothing would be left to divide by."""
     steps = []
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", half):
         w = keras.Variable([0.0625, 0.125], dtype=dtype)
-        optimizer = cls(0.125)
+        optimizer = cls(64.0 if cls is ks.LARS else 0.125)
         optimizer.build([w])
         optimizer.apply([keras.ops.cast([1.0, -1.0], dtype)])
         steps.append(keras.ops.convert_to_numpy(keras.ops.cast(w, "float32")) - [0.0625, 0.125])
