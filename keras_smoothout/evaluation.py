@@ -21,6 +21,7 @@ class Evaluation(NamedTuple):
         state: List of tensors, the model's non-trainable variables and metrics after the pass.
         connected: List of booleans, whether the loss uses each weight, or `None` if all are used.
             JAX cannot tell.
+        weights: List of tensors, the weights of the pass, or `None` if they are not known.
     """
 
     loss: object
@@ -28,6 +29,7 @@ class Evaluation(NamedTuple):
     outputs: object
     state: list
     connected: list | None = None
+    weights: list | None = None
 
 
 class Step(NamedTuple):
@@ -96,7 +98,12 @@ class Batch:
         (_, (loss, outputs, state)), grads, connected = differentiate(weights)
         if not isinstance(self.loss_scale, float) or self.loss_scale != 1.0:
             grads = [g / ops.cast(self.loss_scale, g.dtype) for g in grads]
-        return Evaluation(loss, grads, outputs, state, connected)
+        return Evaluation(loss, grads, outputs, state, connected, weights)
+
+    def loss(self, weights):
+        """The loss alone, by a forward pass."""
+        _, (loss, _, _) = self._loss(weights)
+        return loss
 
     def _loss(self, weights):
         model = self.model

@@ -41,6 +41,7 @@ class Method(Around):
             ask it.
     """
 
+    statistics = "clean"  # Or "perturbed": BatchNormalization's are then those of `gradients`.
     _asked = 0  # Calls of `apply` that are under way and were asked for their gradients.
 
     def __init__(self, inner, name=None, **kwargs):
@@ -208,6 +209,12 @@ def evaluation_weights(optimizer):
     methods = [method for method in optimizers if isinstance(method, Method)]
     wanted = (method.evaluation_weights() for method in methods if method.built)
     return next((weights for weights in wanted if weights is not None), None)
+
+
+def keeps_perturbed(optimizer):
+    """Whether a method in a nest wants the moving statistics of its own passes."""
+    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
+    return any(method.statistics == "perturbed" for method in methods)
 
 
 def included(variables, exclude):

@@ -8,7 +8,8 @@ from keras_smoothout.around import chain, reach_through
 from keras_smoothout.checks import check_count, check_fit, check_ghosts, check_mean
 from keras_smoothout.evaluation import Batch, Step, mean_over_chunks
 from keras_smoothout.keras_internals import Functional
-from keras_smoothout.method import Method, ask
+from keras_smoothout.method import Method, ask, keeps_perturbed
+from keras_smoothout.moving_statistics import clean
 
 
 class TrainStep(train_step.Repairs):
@@ -144,18 +145,23 @@ class TrainStep(train_step.Repairs):
         self._check_step(keras_internals.trainable_variables(unscaled), data)
         step = Step(backend.read(keras_internals.calls(unscaled)), backend.replica())
         loss_scale = optimizer.scale_loss(1.0)  # 1.0 itself without loss scaling.
-        connected = []
+        connected, elsewhere = [], []
 
         def on_chunk(state, data, chunk):
             batch = Batch(self, data, state, loss_scale)
             asked = ask(optimizer, batch, weights, step._replace(chunk=chunk))
             connected[:] = asked.connected
+            elsewhere[:] = [asked.weights is not weights]
             return asked.grads, batch.metrics(asked, weights)
 
-        if self.ghost_batch_size is None:
+        size, before = self.ghost_batch_size, state
+        if size is None:
             grads, state = on_chunk(state, data, 0)
         else:
-            grads, state = mean_over_chunks(on_chunk, weights, state, data, self.ghost_batch_size)
+            grads, state = mean_over_chunks(on_chunk, weights, state, data, size)
+        if any(elsewhere) and not keeps_perturbed(optimizer):
+            x = keras.utils.unpack_x_y_sample_weight(data)[0]
+            state = clean(self, weights, before, state, x)
         scaled = [g * ops.cast(loss_scale, g.dtype) for g in grads]
         return [g if c else None for g, c in zip(scaled, connected, strict=True)], state
 

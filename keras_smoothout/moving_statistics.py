@@ -1,4 +1,8 @@
-"""BatchNormalization's moving statistics: who has them, and what a batch says they are."""
+"""BatchNormalization's moving statistics: who has them, and what a batch says they are.
+
+A model is evaluated at its clean weights, where a pass at perturbed ones has other statistics. So
+where gradients are asked for elsewhere, the statistics are those of a pass of their own (`clean`).
+"""
 
 import contextlib
 import functools
@@ -8,7 +12,11 @@ import numpy as np
 from keras import layers, ops
 
 from keras_smoothout import backend, keras_internals
-from keras_smoothout.evaluation import at
+from keras_smoothout.evaluation import at, state_variables
+
+SHARE = 16  # A clean pass sees one in so many examples: forward only, it is 2 % of a step.
+FEWEST = 128  # Examples that it sees at least, if the batch has them.
+MOMENTUM = 0.5  # Of a clean pass, at most: noise moves the weights far in a few steps.
 
 
 def batch_norms(model):
@@ -38,6 +46,47 @@ def batch_statistics(model):
             return [functools.reduce(merged, c or [(*moving(n), ops.zeros(()))]) for n, c in pairs]
 
     return of_batch
+
+
+def clean(model, weights, before, after, x):
+    """The state `after` a step, with BatchNormalization's part from a forward pass at `weights`.
+
+    The pass sees the first examples of the batch, with or without ghost batches.
+
+    Args:
+        model: A built model.
+        weights: List of tensors, the weights before the step.
+        before: List of tensors, the values of `state_variables(model)` before the step.
+        after: List of tensors, those after it.
+        x: Inputs of the step.
+    """
+    norms = batch_norms(model)
+    ours = {id(v) for layer in norms for v in layer.non_trainable_variables}
+    if not ours:
+        return after
+    batch = ops.shape(keras.tree.flatten(x)[0])[0]
+    at_least = max if isinstance(batch, int) else ops.maximum
+    seen = at_least(FEWEST, -(-batch // SHARE))
+    part = keras.tree.map_structure(lambda x: x[:seen], x)
+    with at(model, weights, before) as scope, hurried(norms):
+        model(part, training=True)
+        return [
+            scope.get_current_value(v) if id(v) in ours else value
+            for v, value in zip(state_variables(model), after, strict=True)
+        ]
+
+
+@contextlib.contextmanager
+def hurried(norms):
+    """Have the moving statistics of the layers `norms` follow the last few passes."""
+    kept = [layer.momentum for layer in norms]
+    try:
+        for layer, momentum in zip(norms, kept, strict=True):
+            layer.momentum = min(momentum, MOMENTUM)
+        yield
+    finally:
+        for layer, momentum in zip(norms, kept, strict=True):
+            layer.momentum = momentum
 
 
 def moving(layer):

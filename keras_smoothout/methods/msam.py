@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_smoothout import backend
-from keras_smoothout.checks import check_number, check_strength
+from keras_smoothout.checks import STATISTICS, check_choice, check_number, check_strength
 from keras_smoothout.method import Method, strength_at
 from keras_smoothout.weights import add, norm
 
@@ -24,8 +24,8 @@ class MSAM(Method):
         v = momentum * v + g                   g: mean over replicas and accumulated steps
 
     The sign is minus: `v` points along gradients, so the point is where momentum leads. The
-    perturbation is added to a copy; the weights never carry it. Loss, metrics and
-    BatchNormalization statistics are those of the one pass. In the first step `v` is 0.
+    perturbation is added to a copy; the weights never carry it. Loss and metrics are those of the
+    one pass. In the first step `v` is 0.
 
     Args:
         inner: Optimizer that applies the gradient: an instance, a config or a name.
@@ -33,6 +33,9 @@ class MSAM(Method):
             iteration. Defaults to `0.3`.
         momentum: Decay of the velocity, in [0, 1]; the `momentum` of SGD or the `beta_1` of Adam in
             the paper, whose velocity is the inner optimizer's. Defaults to `0.9`.
+        statistics: `"clean"` for BatchNormalization's moving statistics of `w`, which the model is
+            evaluated with, by a forward pass in addition; `"perturbed"` for those of the one pass.
+            Defaults to `"clean"`.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -55,18 +58,22 @@ class MSAM(Method):
         Overhead*, 2024, arXiv:2401.12033, the update rule of its Algorithm 1.
     """
 
-    def __init__(self, inner, rho=0.3, momentum=0.9, **kwargs):
+    def __init__(self, inner, rho=0.3, momentum=0.9, statistics="clean", **kwargs):
         check_strength("rho", rho)
         check_number("momentum", momentum, most=1)
+        check_choice("statistics", statistics, STATISTICS)
         super().__init__(inner, **kwargs)
         self.rho = rho
         self.momentum = momentum
+        self.statistics = statistics
 
     def build(self, variables):
         super().build(variables)
         self.velocity = self.slots("velocity")
 
     def gradients(self, evaluate, weights, step):
+        if self.rho == 0:
+            return evaluate(weights)
         velocity = [backend.read(v) for v in self.velocity]
         length = norm(velocity) + EPSILON
         rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)

@@ -11,6 +11,7 @@ from keras import ops
 from keras_smoothout import backend, noise
 from keras_smoothout.checks import (
     PERTURBATIONS,
+    STATISTICS,
     check_choice,
     check_count,
     check_integer,
@@ -30,8 +31,8 @@ class SmoothOut(Method):
         g = (gradient(w + u_1) + ... + gradient(w + u_K)) / K
         w = inner_update(w, g)
 
-    The noise is added to a copy; the weights never carry it. Loss, metrics and BatchNormalization
-    statistics are those of the pass at `w + u_1`; all copies see the same dropout masks.
+    The noise is added to a copy; the weights never carry it. Loss and metrics are those of the pass
+    at `w + u_1`; all copies see the same dropout masks.
 
     Args:
         inner: Optimizer that applies the gradient: an instance, a config or a name.
@@ -49,6 +50,9 @@ class SmoothOut(Method):
             variable's path. Defaults to `("gamma", "beta")`, BatchNormalization's.
         perturbation: `"replica"` for a separate draw on each replica, `"shared"` for the same
             one. Defaults to `"replica"`.
+        statistics: `"clean"` for BatchNormalization's moving statistics of `w`, which the model is
+            evaluated with, by a forward pass in addition; `"perturbed"` for those of the pass at
+            `w + u_1`. Defaults to `"clean"`.
         denoise: Whether the weights are clean again after the step. `False` is an ablation: the
             first draw of the step stays in the weights. Defaults to `True`.
         seed: Integer. Nested methods need different seeds to draw independently. Defaults to `0`.
@@ -57,7 +61,8 @@ class SmoothOut(Method):
         ValueError: If an argument is out of its range.
 
     Reduces to: `inner` when `radius=0`.
-    Cost: `copies` gradients per step and one copy of the weights.
+    Cost: `copies` gradients per step and one copy of the weights; with BatchNormalization, a
+        forward pass of 128 examples, or of a sixteenth of the batch.
     Differs from the paper: nothing. As in its code, each ghost batch has its own draw; unlike
         there, nothing is subtracted again, so the weights are restored to the bit. The filters of
         transposed and depthwise convolutions lie along other axes than the last.
@@ -85,6 +90,7 @@ class SmoothOut(Method):
         antithetic=False,
         exclude=("gamma", "beta"),
         perturbation="replica",
+        statistics="clean",
         denoise=True,
         seed=0,
         **kwargs,
@@ -94,6 +100,7 @@ class SmoothOut(Method):
         check_choice("scale", scale, noise.SCALES)
         check_count("copies", copies)
         check_choice("perturbation", perturbation, PERTURBATIONS)
+        check_choice("statistics", statistics, STATISTICS)
         check_names("exclude", exclude)
         check_switch("antithetic", antithetic)
         check_switch("denoise", denoise)
@@ -111,6 +118,7 @@ class SmoothOut(Method):
         self.antithetic = antithetic
         self.exclude = tuple(exclude)
         self.perturbation = perturbation
+        self.statistics = statistics
         self.denoise = denoise
         self.seed = seed
 
@@ -128,7 +136,9 @@ class SmoothOut(Method):
         )
 
     def perturb(self, weights, step, copy):
-        """`weights` plus the noise of one copy at one step."""
+        """`weights` plus the noise of one copy at one step, or `weights` itself without any."""
+        if self.radius == 0:
+            return weights
         radius = strength_at(self.radius, step)
         if self.antithetic:
             radius = radius * ops.cast(1 - 2 * (copy % 2), "float32")

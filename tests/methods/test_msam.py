@@ -67,7 +67,7 @@ def test_the_sign_is_minus():
 def test_the_model_never_holds_perturbed_weights_and_the_first_step_has_none():
     one, plain_one = ks.wrap(standard_net()), ks.wrap(standard_net())
     x, y = images(8)
-    one.compile(ks.MSAM(sgd(), rho=5.0), LOSS)
+    one.compile(ks.MSAM(sgd(), rho=5.0, statistics="perturbed"), LOSS)
     plain_one.compile(sgd(), LOSS)
     for model in (one, plain_one):
         model.train_on_batch(x, y)

@@ -398,7 +398,8 @@ def test_one_step_of_the_standard_net_by_hand():
     nets.assert_equal(map(np.array, model.variables), map(np.array, plain.variables))
     initial = [np.array(v) for v in plain.variables]
     weights = [np.array(v) for v in plain.trainable_variables]
-    model.compile(ks.SmoothOut(nets.sgd(), 2.0**-4, copies=2, seed=3), nets.LOSS)
+    optimizer = ks.SmoothOut(nets.sgd(), 2.0**-4, copies=2, statistics="perturbed", seed=3)
+    model.compile(optimizer, nets.LOSS)
     plain.compile(nets.sgd(), nets.LOSS)
 
     loss = model.train_on_batch(x, y)

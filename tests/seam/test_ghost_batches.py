@@ -25,6 +25,8 @@ import keras_smoothout as ks
 class GivenNoise(ks.Method):
     """SmoothOut with given draws: chunk `k` of step `t` adds `noise[t * chunks + k]`."""
 
+    statistics = "perturbed"  # As in the files.
+
     def __init__(self, inner, noise, chunks):
         super().__init__(inner)
         self.noise = [ops.convert_to_tensor(n, keras.config.floatx()) for n in noise]

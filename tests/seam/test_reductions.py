@@ -16,14 +16,15 @@ ZERO = ks.schedules.ConstantRadius(0.0)
 
 
 def smoothout(**options):
-    return lambda: ks.SmoothOut(sgd(), 0.0, **options)
+    """SmoothOut that draws noise and multiplies it by 0: a radius of 0 itself draws none."""
+    return lambda: ks.SmoothOut(sgd(), ZERO, statistics="perturbed", **options)
 
 
 def all_nested():
     optimizer = sgd()
     for distribution in ("uniform", "normal"):
         for scale in ("absolute", "weight", "filter"):
-            optimizer = ks.SmoothOut(optimizer, 0.0, distribution, scale)
+            optimizer = ks.SmoothOut(optimizer, ZERO, distribution, scale, statistics="perturbed")
     return ks.Lookahead(ks.ASAM(optimizer, 0.0), 2, 1.0)
 
 
@@ -31,8 +32,8 @@ def all_nested():
 # scale, one copy and several, with and without pairs.
 CASES = {
     "no method": (sgd, None),
-    "SmoothOut": (smoothout(), None),
-    "SmoothOut weight": (lambda: ks.SmoothOut(sgd(), ZERO, scale="weight"), None),
+    "SmoothOut": (lambda: ks.SmoothOut(sgd(), 0.0), None),
+    "SmoothOut weight": (smoothout(scale="weight"), None),
     "SmoothOut filter 2 copies": (smoothout(scale="filter", copies=2, exclude=()), None),
     "SmoothOut normal": (smoothout(distribution="normal", denoise=False), None),
     "SmoothOut normal weight": (smoothout(distribution="normal", scale="weight"), None),

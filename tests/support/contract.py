@@ -74,6 +74,7 @@ SEAM = {
             scale="weight",
             copies=2,
             antithetic=True,
+            statistics="clean" if s else "perturbed",  # A schedule may be 0 and not always so.
         ),
     ),
     "sam": Seam("two gradients", lambda inner, s=1.0: ks.SAM(inner, rho=0.1 * s)),
