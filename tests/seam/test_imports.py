@@ -48,7 +48,7 @@ OUTSIDE = {
         "datasets.py",
     ),
     "jax": ("backend/jax.py", "train_step/repairs.py"),
-    "matplotlib": ("landscape/plots.py",),
+    "matplotlib": ("landscape/plots.py", "landscape/style.py"),
     "scipy": ("landscape/",),
     "sklearn": ("datasets.py",),
     "tensorflow_datasets": ("datasets.py",),

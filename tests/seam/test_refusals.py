@@ -35,7 +35,10 @@ WRONG = {  # The type of a valid value: what is none.
 }
 FROM_0 = tuple(value for value in COUNTS if value != 0)
 FROM_2 = (*COUNTS, 1)
+STRENGTHS = (*NUMBERS, lambda step: 0.1)  # A schedule is welcome, another function is not.
 MORE = {  # Arguments with a limit of their own, or with other values that are right.
+    "radius": STRENGTHS,
+    "rho": STRENGTHS,
     "slow_step_size": (*NUMBERS, 1.1),
     "momentum": (*NUMBERS, 1.1),
     "beta_1": (*NUMBERS, 1.5),
@@ -102,6 +105,12 @@ CALLS = [
     Call(ks.Model.compile, {"ghost_batch_size": 8}, lambda: (contract_net(), "sgd", "mse")),
     Call(ks.convert, {"ghost_batch_size": 8}, lambda: (contract_net(),)),
     Call(ks.recalibrate, {"batch_size": 8}, lambda: (contract_net(), np.eye(6))),
+    Call(
+        ks.find_radius,
+        {"scale": "filter", "distribution": "normal", "exclude": ("gamma",), "draws": 2}
+        | {"batch_size": 2, "seed": 3},
+        lambda: (objective().model, np.eye(2, dtype="float32"), np.arange(2)),
+    ),
     Call(ks.WarmUpBatches, {"batch_sizes": {0: 2}, "seed": 3, "start": 3}, lambda: (X, Y)),
     Call(ks.DistanceFromInit, {"points_per_decade": 3}),
     Call(schedules.ConstantRadius, {"radius": 0.1}),

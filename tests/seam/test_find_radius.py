@@ -1,0 +1,112 @@
+"""The range test for the radius: closed form on a quadratic, draws of its own, nothing assigned."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from support.nets import LOSS, assert_equal, images, standard_net
+
+import keras_smoothout as ks
+from keras_smoothout.find_radius import RISE, crossing
+
+
+def line(weights=(3.0, -2.0)):
+    """A linear model without bias, whose loss is quadratic in its weights, and its data."""
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
+    model.set_weights([np.array(weights, "float32")[:, None]])
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(256, 2)).astype("float32")
+    return model, x, x @ np.array([[2.0], [-1.0]], "float32")
+
+
+@pytest.mark.parametrize(
+    ("options", "variance"),
+    [
+        ({}, 1 / 3),
+        ({"distribution": "normal"}, 1.0),
+    ],
+)
+def test_on_a_quadratic_the_loss_rises_by_half_the_variance_times_the_curvature(options, variance):
+    model, x, y = line()
+    found = ks.find_radius(
+        model, x, y, draws=200, batch_size=256, radii=[0.1, 0.5, 1.0, 2.0], **options
+    )
+    assert found.clean == pytest.approx(float(model.evaluate(x, y, verbose=0)), rel=1e-5)
+    expected = found.clean + variance * found.radii**2 * np.mean(x**2) * 2
+    assert np.all(np.abs(found.losses - expected) < 5 * found.standard_errors)
+    assert np.all(found.standard_errors > 0)
+    exact = (RISE * found.clean / (variance * np.mean(x**2) * 2)) ** 0.5
+    assert 0.75 < found.radius / exact < 1.4
+
+
+@pytest.mark.parametrize("scale", ["weight", "filter"])
+def test_other_scales_follow_the_weights(scale):
+    found = []
+    for factor in (1.0, 10.0):
+        model, x, y = line((3.0 * factor, -2.0 * factor))
+        options = {"scale": scale, "distribution": "normal", "draws": 50}
+        found.append(ks.find_radius(model, x, factor * y, **options))
+    np.testing.assert_allclose(found[0].losses, found[1].losses / 100, rtol=1e-3)
+    assert found[0].radius == pytest.approx(found[1].radius, rel=1e-3)
+
+
+def test_nothing_is_assigned_and_a_seed_repeats():
+    x, y = images(64)
+    model = standard_net()
+    model.compile("sgd", LOSS, metrics=["accuracy"])
+    model.fit(x, y, epochs=2, verbose=0)
+    before = [np.array(v) for v in [*model.variables, *model.metrics_variables]]
+    options = {"radii": [0.01, 0.1, 1.0], "batch_size": 24}  # The last batch is smaller.
+    a, b, other = (ks.find_radius(model, x, y, seed=seed, **options) for seed in (0, 0, 1))
+    assert_equal([np.array(v) for v in [*model.variables, *model.metrics_variables]], before)
+    assert_equal(a[1:4], b[1:4])
+    assert a.radius == b.radius and np.all(a.losses != other.losses)
+    assert a.losses[2] > a.losses[0]
+
+
+def test_batch_norm_normalizes_by_the_batch():
+    # With the moving statistics of an untrained net the loss would be another.
+    x, y = images(64)
+    model = standard_net()
+    model.compile("sgd", LOSS)
+    clean = ks.find_radius(model, 100 * x, y, radii=[0.01, 0.1]).clean
+    assert clean == pytest.approx(ks.find_radius(model, x, y, radii=[0.01, 0.1]).clean, rel=1e-2)
+
+
+def test_crossing():
+    radii = np.array([0.1, 1.0, 10.0])
+    assert crossing(radii, np.array([1.0, 2.0, 4.0]), 3.0) == pytest.approx(10**0.5)
+    assert crossing(radii, np.array([1.0, 2.0, 4.0]), 0.5) == 0.1
+    assert crossing(radii, np.array([1.0, 2.0, 4.0]), 5.0) == 10.0
+    assert crossing(radii, np.array([1.0, np.inf, np.nan]), 5.0) == 0.1
+    assert crossing(radii, np.array([1.0, 2.0, np.nan]), 3.0) == 1.0
+
+
+def test_the_picture(tmp_path):
+    from keras_smoothout.landscape import plots
+
+    found = ks.find_radius(*line(), radii=[0.1, 1.0])
+    plots.radius({"a": found, "b": found}, tmp_path / "radius")
+    assert (tmp_path / "radius.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"radii": [0.1]}, "`radii`"),
+        ({"radii": [0.2, 0.1]}, r"radii=\[0.2 0.1\]"),
+        ({"radii": [0.0, 0.1]}, "`radii`"),
+        ({"model": None}, "`model`.*model=None"),
+        (
+            {"model": keras.Sequential([keras.Input((2,)), layers.Dense(1)])},
+            "`model` must be built",
+        ),
+        ({"x": np.full((256, 2), np.nan, "float32")}, "`x` and `y`.*nan"),
+        ({"x": np.zeros((0, 2), "float32")}, "`x` and `y`"),
+    ],
+)
+def test_wrong_values(change, words):
+    model, x, y = line()
+    given = {"model": model, "x": x, "y": y} | change
+    with pytest.raises(ValueError, match=words):
+        ks.find_radius(**given)
