@@ -42,11 +42,13 @@ def load(
     test_split="test",
     image_size=None,
     train_examples=None,
+    label_noise=0.0,
     seed=0,
 ):
     """Opens the splits to train and to test on. The arguments are those of `datasets.load`.
 
-    `seed` is that of the draw of `train_examples`, if the training split is in memory.
+    `label_noise` is the share of the training labels that are wrong. `seed` is that of their draw,
+    and of `train_examples`, if the training split is in memory.
     """
     train, test = (
         datasets.opened(dataset, split, data_dir, download, image_size)
@@ -54,7 +56,7 @@ def load(
     )
     if train_examples:
         train = datasets.subset(train, train_examples, seed)
-    splits = as_split(train), as_split(test)
+    splits = mislabelled(as_split(train), label_noise, train.classes, seed), as_split(test)
     return Source(*splits, train.shape, train.classes, *datasets.moments(train))
 
 
@@ -76,6 +78,24 @@ def as_split(part):
         )
 
     return Split(part.examples, batches)
+
+
+def mislabelled(split, share, classes, seed=0):
+    """The same images, a `share` of them under the label of another class, drawn by `seed`."""
+    if not share:
+        return split
+    rng = np.random.default_rng(seed)
+    shift = np.zeros(split.examples, "int64")
+    wrong = rng.permutation(split.examples)[: round(share * split.examples)]
+    shift[wrong] = rng.integers(1, classes, len(wrong))
+    with tf.device("CPU:0"):
+        shift = tf.constant(shift)
+
+    def relabelled(index, image, label):
+        moved = tf.cast(label, tf.int64) + tf.gather(shift, index)
+        return index, image, tf.cast(moved % classes, label.dtype)
+
+    return Split(split.examples, lambda *given: split.batches(*given).map(relabelled))
 
 
 def streamed(part):

@@ -25,6 +25,7 @@ text("train_split", "train", "Split of tfds to train on, such as train[:45000]."
 text("test_split", "test", "Split of tfds to test on.")
 number("image_size", None, "Height and width, in pixels, that all images are resized to.", 1)
 number("train_examples", None, "Number of training examples, the same ones for all seeds.", 1)
+real("label_noise", 0.0, "Share of training labels that are wrong, the same for all seeds.", 0, 1)
 choice("augment", "none", batches.AUGMENTATIONS, "Random crops, and mirror images.")
 real("label_smoothing", 0.0, "Share of each label that is spread over all classes.", 0, 1)
 
@@ -81,6 +82,7 @@ choice("strategy", "default", STRATEGIES, "One device, or a replica on each of m
 number("devices", 1, "Devices to split a CPU into, for mirrored or data_parallel.", 1)
 text("tpu", None, "Name of the TPU for --strategy=tpu, or 'local' on a TPU VM.")
 
+switch("recalibrate", False, "Re-estimate moving statistics on the training images at the end.")
 text("workdir", None, "Folder of the run (default: runs/<dataset>-<model>-<method>).")
 switch("terminate_on_nan", True, "End a run whose loss is not finite; its checkpoint stays.")
 switch("track_distance", False, "Record how far the weights go: distance.csv, distance.png.")

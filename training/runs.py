@@ -12,7 +12,7 @@ from training.devices import SharedStatistics
 
 EVALUATION_BATCH = 500
 DATA_OPTIONS = ("dataset", "data_dir", "download", "train_split", "test_split", "image_size")
-DATA_OPTIONS += ("train_examples",)
+DATA_OPTIONS += ("train_examples", "label_noise")
 
 
 def load(options):
@@ -89,6 +89,8 @@ def train(options, method, seed, source, course, workdir, devices):
             verbose=options.verbose if devices.first else 0,
             callbacks=callbacks,
         )
+    if options.recalibrate:
+        ks.recalibrate(model, training)
     summary = {"method": method, "seed": seed, "epochs": course.epochs}
     for split, examples in (("train", training), ("test", test)):
         numbers = model.evaluate(examples, verbose=0, return_dict=True)

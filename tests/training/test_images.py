@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_smoothout import datasets
 from keras_smoothout.datasets import Part, moments
 from training import batches
-from training.images import Source, as_split, load
+from training.images import Source, as_split, load, mislabelled
 
 pytestmark = pytest.mark.tensorflow  # Reading data is the same on both backends.
 
@@ -142,6 +142,25 @@ def test_a_part_of_the_training_images_is_drawn_by_seed():
     assert not np.array_equal(first, other)
     with pytest.raises(ValueError, match="`train_examples` must be <= 1437.*Received: .*=2000"):
         load("digits", train_examples=2000)
+
+
+def test_a_share_of_the_labels_is_wrong_wherever_an_image_is_shown():
+    share = load("digits", train_examples=50, label_noise=0.2)
+    plain = load("digits", train_examples=50)
+    (index, images, labels), *_ = share.train.batches(50, (3, 4)).as_numpy_iterator()
+    (_, others, right), *_ = plain.train.batches(50, (3, 4)).as_numpy_iterator()
+    np.testing.assert_array_equal(images, others)
+    assert np.sum(labels != right) == 10 and set(labels) <= set(range(10))
+    assert labels.dtype == right.dtype
+    in_order = np.concatenate([y for _, _, y in share.train.batches(7).as_numpy_iterator()])
+    np.testing.assert_array_equal(labels, in_order[index])
+    tests = [next(s.test.batches(360).as_numpy_iterator())[2] for s in (share, plain)]
+    np.testing.assert_array_equal(*tests)
+    for streamed in (False, True):
+        source, _, right = colours(30, streamed)
+        for index, _, labels in mislabelled(source.train, 1.0, 3).batches(30, (1, 2)):
+            assert not np.any(labels == right[index])
+    assert mislabelled(source.train, 0.0, 3) is source.train
 
 
 def test_images_are_resized():

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_smoothout as ks
 import train
 from keras_smoothout import datasets
 from training import batches, courses, curves, images, methods, options, records
@@ -217,11 +218,22 @@ def test_two_replicas_train(tmp_path):
     """In a process of its own: collectives of a second strategy would collide with the first's."""
     flags = ("--strategy=mirrored", "--devices=2", "--method=smoothout", "--epochs=1")
     flags += (f"--workdir={tmp_path}", "--ghost_batch_size=10", "--global_clipnorm=1")
-    flags += ("--track_distance",)
+    flags += ("--track_distance", "--recalibrate", "--label_noise=0.1")
     subprocess.run([sys.executable, ROOT / "train.py", *TINY, *flags], check=True)
     assert len(metrics(tmp_path)) == 1
     left = {path.name for path in tmp_path.iterdir()}
     assert left >= ARTIFACTS | {"distance.csv", "distance.png"}
+
+
+def test_moving_statistics_are_those_of_the_training_images_if_asked(tmp_path):
+    run(tmp_path, *TINY, "--epochs=1", "--recalibrate", "--label_noise=0.2", "--method=smoothout")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    moving = [v for v in model.non_trainable_variables if "moving" in v.path]
+    found = [np.array(v) for v in moving]
+    source = images.load("digits", train_examples=60)
+    ks.recalibrate(model, batches.testing(source, source.train, 500))
+    for a, b in zip(found, moving, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_machine_flags_train(tmp_path):
