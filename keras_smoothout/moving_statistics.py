@@ -15,8 +15,8 @@ from keras_smoothout import backend, keras_internals
 from keras_smoothout.evaluation import at, state_variables
 
 SHARE = 16  # A clean pass sees one in so many examples: forward only, it is 2 % of a step.
-FEWEST = 128  # Examples that it sees at least, if the batch has them.
-MOMENTUM = 0.5  # Of a clean pass, at most: noise moves the weights far in a few steps.
+FEWEST = 32  # Examples that it sees at least, if the batch has them.
+COUNTED = 384  # Examples, of one pass or several, that the statistics are a mean of.
 
 
 def batch_norms(model):
@@ -68,7 +68,9 @@ def clean(model, weights, before, after, x):
     at_least = max if isinstance(batch, int) else ops.maximum
     seen = at_least(FEWEST, -(-batch // SHARE))
     part = keras.tree.map_structure(lambda x: x[:seen], x)
-    with at(model, weights, before) as scope, hurried(norms):
+    count = ops.cast(seen, "float32")
+    momentum = ops.maximum((COUNTED - count) / (COUNTED + count), 0.0)
+    with at(model, weights, before) as scope, at_most(norms, momentum):
         model(part, training=True)
         return [
             scope.get_current_value(v) if id(v) in ours else value
@@ -77,12 +79,12 @@ def clean(model, weights, before, after, x):
 
 
 @contextlib.contextmanager
-def hurried(norms):
-    """Have the moving statistics of the layers `norms` follow the last few passes."""
+def at_most(norms, limit):
+    """Have no momentum of the layers `norms` above `limit`."""
     kept = [layer.momentum for layer in norms]
     try:
         for layer, momentum in zip(norms, kept, strict=True):
-            layer.momentum = min(momentum, MOMENTUM)
+            layer.momentum = ops.cast(ops.minimum(momentum, limit), layer.variable_dtype)
         yield
     finally:
         for layer, momentum in zip(norms, kept, strict=True):

@@ -62,7 +62,7 @@ class SmoothOut(Method):
 
     Reduces to: `inner` when `radius=0`.
     Cost: `copies` gradients per step and one copy of the weights; with BatchNormalization, a
-        forward pass of 128 examples, or of a sixteenth of the batch.
+        forward pass of 32 examples, or of a sixteenth of the batch.
     Differs from the paper: nothing. As in its code, each ghost batch has its own draw; unlike
         there, nothing is subtracted again, so the weights are restored to the bit. The filters of
         transposed and depthwise convolutions lie along other axes than the last.

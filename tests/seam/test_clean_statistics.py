@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from support.nets import LOSS, images, sgd, standard_net, two_replicas
 
 import keras_smoothout as ks
-from keras_smoothout.moving_statistics import FEWEST, MOMENTUM, SHARE
+from keras_smoothout.moving_statistics import COUNTED, FEWEST, SHARE
 
 X, Y = images()
 
@@ -61,6 +61,16 @@ def clean_pass(model, x, momentum):
     return moving(twin)
 
 
+def momentum(seen):
+    """Of passes of `seen` examples, so that the mean over them counts for `COUNTED` examples.
+
+    The weights `(1 - m) * m**k` of the passes are worth `(1 + m) / (1 - m)` equal ones.
+    """
+    found = max(0.0, (COUNTED - seen) / (COUNTED + seen))
+    assert seen >= COUNTED or (1 + found) / (1 - found) == pytest.approx(COUNTED / seen)
+    return found
+
+
 def close(found, expected):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -70,19 +80,19 @@ def close(found, expected):
 @pytest.mark.parametrize(
     ("examples", "size", "seen"),
     [
-        (48, None, 48),
-        (200, None, FEWEST),
-        (2064, None, 129),  # A sixteenth.
-        (2065, None, 130),  # Rounded up.
-        (200, 80, FEWEST),
-        (48, 10, 48),
+        (20, None, 20),
+        (48, None, FEWEST),
+        (528, None, 33),  # A sixteenth.
+        (529, None, 34),  # Rounded up.
+        (7000, 2000, 438),
+        (48, 10, FEWEST),
     ],
 )
 def test_they_are_those_of_some_examples_at_the_clean_weights(name, examples, size, seen):
     x, y = images(examples)
     model = compiled((PERTURBING | OWN)[name](), ghost_batch_size=size)
     for _ in range(3):
-        expected = clean_pass(model, x[:seen], MOMENTUM)
+        expected = clean_pass(model, x[:seen], momentum(max(seen, FEWEST)))
         model.train_on_batch(x, y)
         close(moving(model), expected)
     assert seen == min(examples, max(FEWEST, -(-examples // SHARE)))
@@ -92,21 +102,21 @@ def test_they_are_those_of_some_examples_at_the_clean_weights(name, examples, si
 def test_every_method_that_asks_elsewhere_has_them(name):
     model = compiled((PERTURBING | OWN)[name](), ghost_batch_size=30)
     for _ in range(3):
-        expected = clean_pass(model, X, MOMENTUM)
+        expected = clean_pass(model, X[:FEWEST], momentum(FEWEST))
         model.train_on_batch(X, Y)
         close(moving(model), expected)
 
 
-@pytest.mark.parametrize("momentum", [0.99, 0.3, 0.0])
-def test_the_momentum_of_the_layer_is_an_upper_bound(momentum):
+@pytest.mark.parametrize("own", [0.99, 0.3, 0.0])
+def test_the_momentum_of_the_layer_is_an_upper_bound(own):
     model = standard_net()
-    norm(model).momentum = momentum
+    norm(model).momentum = own
     model = ks.wrap(model)
     model.compile(ks.SmoothOut(sgd(), 0.2), LOSS)
-    expected = clean_pass(model, X, min(momentum, MOMENTUM))
+    expected = clean_pass(model, X[:FEWEST], min(own, momentum(FEWEST)))
     model.train_on_batch(X, Y)
     close(moving(model), expected)
-    assert norm(model).momentum == momentum
+    assert norm(model).momentum == own
 
 
 @pytest.mark.parametrize("name", PERTURBING)
@@ -128,10 +138,10 @@ def test_perturbed_statistics_are_those_of_the_pass():
     model = compiled(ks.SmoothOut(sgd(), 0.2, statistics="perturbed"))
     model.optimizer.build(model.trainable_variables)
     twin = compiled(sgd())
-    start = [ops.convert_to_tensor(v) for v in model.trainable_variables]
+    start = [ops.copy(v) for v in model.trainable_variables]
     noisy = model.optimizer.perturb(start, ks.Step(0), 0)
     for variable, value in zip(twin.trainable_variables, noisy, strict=True):
-        variable.assign(value)
+        variable.assign(ops.copy(value))
     for m in (model, twin):
         m.train_on_batch(X, Y)
     close(moving(model), moving(twin))
@@ -185,7 +195,7 @@ def test_on_two_replicas_synchronized_layers_share_them():
         model = ks.wrap(standard_net())
         norm(model).synchronized = True
         model.compile(ks.SmoothOut(sgd(), 0.2), LOSS)
-    expected = clean_pass(model, X, MOMENTUM)
+    expected = clean_pass(model, X, momentum(FEWEST))  # 24 examples on each.
     model.fit(X, Y, batch_size=len(X), shuffle=False, verbose=0)
     close(moving(model), expected)
 
@@ -193,7 +203,7 @@ def test_on_two_replicas_synchronized_layers_share_them():
 def test_with_mixed_precision():
     keras.config.set_dtype_policy("mixed_float16")
     model = compiled(ks.SmoothOut(sgd(), 0.2), ghost_batch_size=24)
-    expected = clean_pass(model, X, MOMENTUM)
+    expected = clean_pass(model, X[:FEWEST], momentum(FEWEST))
     model.train_on_batch(X, Y)
     for a, b in zip(moving(model), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3)

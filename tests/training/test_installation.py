@@ -53,6 +53,7 @@ def test_a_missing_backend_is_named_with_its_extra(backend):
     assert "KERAS_BACKEND" in last
 
 
+@pytest.mark.tensorflow  # JAX does not work without SciPy itself.
 def test_the_landscape_names_its_extra():
     code = MISSING.format(absent="scipy", module="keras_smoothout.landscape")
     last = run(sys.executable, "-c", code).stderr.strip().splitlines()[-1]
