@@ -49,7 +49,7 @@ class GNP(Method):
         True
 
     Reference: Zhao et al., *Penalizing Gradient Norm for Efficiently Improving Generalization in
-        Deep Learning*, ICML 2022, arXiv:2202.03599, Algorithm 1.
+        Deep Learning*, ICML 2022, arXiv:2202.03599; the update is that of its authors' code.
     """
 
     def __init__(self, inner, rho=0.05, alpha=0.8, **kwargs):
