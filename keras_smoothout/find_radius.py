@@ -1,7 +1,7 @@
 """A range test for the radius: the loss under SmoothOut's noise against the size of the noise.
 
-As for learning rates, the model tells: small noise changes nothing, large noise destroys all, and a
-radius is good at the foot of the slope between them.
+As for learning rates, the model tells: small noise changes nothing and large noise destroys all.
+The suggestion is the foot of the slope between them, the lower end of a search.
 """
 
 from typing import NamedTuple
