@@ -21,6 +21,7 @@ test-jax: .venv/test
 # What only a release needs: soaks, installations, long recipes, noise as a generator.
 test-slow: .venv/test
 	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
+	KERAS_BACKEND=jax $(PYTEST) -m "slow and jax"
 
 check: lint test test-jax test-slow
 

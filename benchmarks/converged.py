@@ -14,24 +14,25 @@ runs that have a line are not repeated. Without `--data_dir` it prints the table
 """
 
 import argparse
-import math
 import pathlib
 import statistics
 from typing import NamedTuple
 
 import keras_smoothout as ks
 from benchmarks import generalization_gap as gap
+from benchmarks import report
 from training import courses, runs
 
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
 SEEDS, TUNING_SEEDS = range(5), (100, 101)
+SMALL, LARGE, GHOST, EPOCHS, HELD_OUT = 64, 1024, 128, 60, 45000
 
 
 class Row(NamedTuple):
     """A line of the tables.
 
     Args:
-        large: whether it has the large batch.
+        batch_size: small or large.
         ghosts: whether it has ghost batches.
         tunes: the option that is its own.
         start: where the search for it begins.
@@ -39,7 +40,7 @@ class Row(NamedTuple):
         rate_of: the row whose tuned learning rate it has, unless it tunes its own.
     """
 
-    large: bool
+    batch_size: int
     ghosts: bool
     tunes: str
     start: float
@@ -49,54 +50,37 @@ class Row(NamedTuple):
 
 GHOSTS = "SGD + ghost batches"
 ROWS = {
-    "SGD, small batch": Row(False, False, "learning_rate", 0.2),
-    "SGD": Row(True, False, "learning_rate", 0.4),
-    GHOSTS: Row(True, True, "learning_rate", 0.4),
-    "SmoothOut": Row(True, True, "radius", 0.08, "smoothout", GHOSTS),
-    "AdaSmoothOut": Row(True, True, "radius", 0.4, "adasmoothout", GHOSTS),
-    "SAM": Row(True, True, "rho", 0.1, "sam", GHOSTS),
-    "LAMB": Row(True, True, "learning_rate", 0.02, "lamb"),
+    "SGD, small batch": Row(SMALL, False, "learning_rate", 0.2),
+    "SGD": Row(LARGE, False, "learning_rate", 0.4),
+    GHOSTS: Row(LARGE, True, "learning_rate", 0.4),
+    "SmoothOut": Row(LARGE, True, "radius", 0.08, "smoothout", GHOSTS),
+    "AdaSmoothOut": Row(LARGE, True, "radius", 0.4, "adasmoothout", GHOSTS),
+    "SAM": Row(LARGE, True, "rho", 0.1, "sam", GHOSTS),
+    "LAMB": Row(LARGE, True, "learning_rate", 0.02, "lamb"),
 }
-CORE = 4  # Rows that are done before the others are begun.
-CIFAR = ("--dataset=cifar10", "--image_size=16", "--train_examples=4096")
-
-
-class Setting(NamedTuple):
-    """A network, its data and its batch sizes."""
-
-    flags: tuple
-    small: int = 64
-    large: int = 1024
-    ghost: int = 128
-    epochs: int = 60
-    warmup: int = 3
-    held_out: int = 45000  # Training images that tuning leaves for training.
-    rows: tuple = tuple(ROWS)
-
-
-SETTINGS = {"resnet8": Setting((*CIFAR, "--model=resnet8")), "c1": Setting((*CIFAR, "--model=c1"))}
+FIRST = 4  # Rows that are finished before the others are begun.
+SETTINGS = ("resnet8", "c1")  # Networks.
 
 
 def run_of(setting, label, seed, values):
     """A run before it is trained; `values` are those of its tuned options."""
-    row, its = ROWS[label], SETTINGS[setting]
-    batch = its.large if row.large else its.small
-    flags = [*its.flags, f"--method={row.method}", f"--batch_size={batch}"]
-    flags += [f"--epochs={its.epochs}", f"--warmup_epochs={its.warmup}", "--lr_schedule=cosine"]
+    row = ROWS[label]
+    flags = ["--dataset=cifar10", "--image_size=16", "--train_examples=4096", f"--model={setting}"]
+    flags += [f"--method={row.method}", f"--batch_size={row.batch_size}", f"--epochs={EPOCHS}"]
+    flags += ["--warmup_epochs=3", "--lr_schedule=cosine"]
     flags += [f"--{name}={value:g}" for name, value in values.items()]
-    flags += [f"--ghost_batch_size={its.ghost}"] if row.ghosts else []
+    flags += [f"--ghost_batch_size={GHOST}"] if row.ghosts else []
     experiment = setting
     if seed in TUNING_SEEDS:
         experiment = f"{setting}-tuning"
-        split = its.held_out
-        flags += [f"--train_split=train[:{split}]", f"--test_split=train[{split}:]"]
+        flags += [f"--train_split=train[:{HELD_OUT}]", f"--test_split=train[{HELD_OUT}:]"]
         label = f"{label}, {row.tunes} {values[row.tunes]:g}"
     names = ("experiment", "label", "batch_size", "seed", "flags")
-    return dict(zip(names, (experiment, label, batch, seed, flags), strict=True))
+    return dict(zip(names, (experiment, label, row.batch_size, seed, flags), strict=True))
 
 
 def trials(setting, label, done):
-    """The values of the row's own number that are tried, and the mean success of each so far."""
+    """The runs that try the row's own number, by power of two, and the best options or `None`."""
     row, found = ROWS[label], {}
     powers = [-1, 0, 1]
     while True:
@@ -128,57 +112,51 @@ def trained(run, data_dir):
     """The numbers of one run."""
     f, source, (x, y), test = gap.prepared(run, data_dir)
     model = runs.build(f, f.method, f.seed, source, courses.plan(f, len(x)))
-    shuffled = gap.Shuffled(x, y, f.batch_size, f.seed)
-    clock = gap.Clock()
+    shuffled, clock = gap.Shuffled(x, y, f.batch_size, f.seed), gap.Clock()
     model.fit(shuffled, epochs=f.epochs, shuffle=False, verbose=0, callbacks=[clock])
     numbers = {"cpu_seconds": round(sum(clock.seconds), 1)}
-    for name, (images, labels) in (("train", (x, y)), ("test", test)):
-        measured = model.evaluate(images, labels, 500, verbose=0, return_dict=True)
-        numbers |= {f"{name}_{metric}": float(value) for metric, value in measured.items()}
+    numbers |= gap.measured(model, "train", x, y) | gap.measured(model, "test", *test)
     ks.recalibrate(model, x)
-    measured = model.evaluate(*test, 500, verbose=0, return_dict=True)
-    numbers |= {f"recalibrated_{metric}": float(value) for metric, value in measured.items()}
-    return run | numbers | {"versions": gap.VERSIONS}
+    return run | numbers | gap.measured(model, "recalibrated", *test) | {"versions": gap.VERSIONS}
 
 
 def table(setting, done):
-    """Mean and deviation of each row, and its paired gain over ghost batches."""
-    names = ("", "n", "number", "test", "gain over ghosts", "recalibrated", "test loss", "train")
-    rows = [names, ["---"] * len(names)]
-    for label in SETTINGS[setting].rows:
-        found = [r for r in done.values() if (r["experiment"], r["label"]) == (setting, label)]
-        if not found:
-            continue
-        columns = [[100 * r[k] for r in found] for k in ("test_accuracy", "recalibrated_accuracy")]
-        values = tuned(setting, label, done)
-        own = f"{ROWS[label].tunes} {values[ROWS[label].tunes]:g}"
-        losses = [r["test_loss"] for r in found]
-        train = statistics.mean(100 * r["train_accuracy"] for r in found)
-        test, again = map(spread, columns)
-        gain = paired(setting, label, done) if ROWS[label].large and label != GHOSTS else ""
-        rows.append([label, len(found), own, test, gain, again, spread(losses), f"{train:.1f}"])
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    """What each row reaches, and its gain over ghost batches, paired by seed."""
+    cells = {
+        label: {
+            run["seed"]: run
+            for run in done.values()
+            if (run["experiment"], run["label"]) == (setting, label)
+        }
+        for label in ROWS
+    }
+    lines = []
+    for label, cell in cells.items():
+        if cell:
+            own = ROWS[label].tunes
+            columns = [f"{own} {tuned(setting, label, done)[own]:g}"]
+            columns.append(report.difference("test accuracy", cell, cells[GHOSTS]))
+            columns += [report.mean_std(name, cell) for name in NAMES]
+            lines.append((label, columns))
+    return report.table(["", "its own number", "gain over ghost batches (%)", *NAMES], lines)
 
 
-def spread(values):
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values) if values[1:] else 0:.2f}"
+NAMES = ("test accuracy", "re-estimated accuracy", "test loss", "train-test gap")
 
 
-STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78}  # 97.5 % points, by degrees of freedom.
+def complete(setting, done, path, data_dir):
+    """Tune each row, then train all of them seed by seed; the first rows before the others."""
 
+    def train(runs_):
+        gap.complete(runs_, done, path, lambda run: trained(run, data_dir))
 
-def paired(setting, label, done):
-    """Mean difference to ghost batches over the seeds that both have, and its 95 % interval."""
-    pairs = [
-        [done.get((setting, name, SETTINGS[setting].large, s)) for name in (label, GHOSTS)]
-        for s in SEEDS
-    ]
-    gains = [100 * (a["test_accuracy"] - b["test_accuracy"]) for a, b in pairs if a and b]
-    if len(gains) < 2:
-        return "-"
-    half = STUDENT[len(gains) - 1] * statistics.stdev(gains) / math.sqrt(len(gains))
-    mean = statistics.mean(gains)
-    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+    for labels in (list(ROWS)[:FIRST], list(ROWS)[FIRST:]):
+        for label in labels:
+            while tuned(setting, label, done) is None:
+                train(
+                    [run for _, runs_ in trials(setting, label, done)[0].values() for run in runs_]
+                )
+        train([run_of(setting, k, s, tuned(setting, k, done)) for s in SEEDS for k in labels])
 
 
 def main():
@@ -187,32 +165,11 @@ def main():
     parser.add_argument("--data_dir", help="folder of prepared tfds sets; prints tables without")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     args = parser.parse_args()
-    done = gap.resumed(args.results)
+    done = gap.resumed(args.results) if args.data_dir else gap.recorded(args.results)
     for setting in [args.setting] if args.setting else SETTINGS:
         if args.data_dir:
-            complete(setting, done, args)
+            complete(setting, done, args.results, args.data_dir)
         print(f"\n{setting}\n{table(setting, done)}")
-
-
-def complete(setting, done, args):
-    """Tune every row, then train all of them seed by seed; the main rows first."""
-
-    def train(run):
-        if gap.key(run) not in done:
-            done[gap.key(run)] = trained(run, args.data_dir)
-            gap.record(args.results, done[gap.key(run)])
-            print(gap.key(run), done[gap.key(run)]["test_accuracy"], flush=True)
-
-    first = SETTINGS[setting].rows[:CORE]
-    for labels in (first, SETTINGS[setting].rows[CORE:]):
-        for label in labels:
-            while tuned(setting, label, done) is None:
-                for _, runs_ in trials(setting, label, done)[0].values():
-                    for run in runs_:
-                        train(run)
-        for seed in SEEDS:
-            for label in labels:
-                train(run_of(setting, label, seed, tuned(setting, label, done)))
 
 
 if __name__ == "__main__":

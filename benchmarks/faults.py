@@ -152,7 +152,7 @@ def soak(kind, kills, folder, epochs=EPOCHS, seed=0):
         workdir = folder / f"{name}-{runs}"
         while len(hits) < kills:
             processes = started(workdir, backend, count, *flags)
-            hit = kill(processes, workdir, chance, in_a_write=len(hits) % 2 == 1)
+            hit = kill(processes, workdir, chance, in_a_write=len(hits) % 2 == 0)
             if hit is None:  # It ended before it was killed.
                 break
             hits.append(hit)

@@ -45,7 +45,9 @@ MEASURES = {  # name: value of a run, format, unit
         "%",
     ),
     "sharpness": (lambda run: run["sharpness"], ".3f", "nats"),
+    "re-estimated accuracy": (lambda run: 100 * run["recalibrated_accuracy"], ".2f", "%"),
 }
+SOME = {"sharpness": "sharpness", "re-estimated accuracy": "recalibrated_accuracy"}  # Not all runs.
 COSTS = {  # The same for all seeds: the seconds are those of one timed run.
     "updates": lambda run: run["updates"],
     "CPU seconds": lambda run: run["epochs"] * run["epoch_seconds"],
@@ -129,8 +131,8 @@ def section(setting, rows, tuning):
     made = {any_run(cells)["versions"] for cells in rows.values()}
     lines = [f"## {TITLES.get(setting, setting)}", f"{', '.join(sorted(made))}; CPU."]
     for name, (_, _, unit) in MEASURES.items():
-        if name == "sharpness" and name not in any_run(next(iter(rows.values()))):
-            continue  # Only one setting has it.
+        if name in SOME and SOME[name] not in any_run(next(iter(rows.values()))):
+            continue
         lines += [f"### {name} ({unit}), mean ± std (n)", table(heads, filled(name, rows, sizes))]
     for name, cost in COSTS.items():
         cells = [

@@ -6,6 +6,7 @@ the network is trained on.
 """
 
 import math
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -124,8 +125,9 @@ def open_digits(split, image_size):
         raise ValueError(f"'digits' has no images in the split '{split}': {reason}")
     data = load_digits()
     options = {"test_size": 360, "stratify": data.target, "random_state": 0}
-    images = resized(data.images[..., None].astype("uint8"), image_size)
-    images = keras.ops.convert_to_numpy(images)
+    images = data.images[..., None].astype("uint8")
+    if image_size:
+        images = keras.ops.convert_to_numpy(resized(images, image_size))
     images, labels = train_test_split(images, data.target, **options)[split == "test" :: 2]
     return Part(f"digits/{split}", len(labels), images.shape[1:], 10, (images, labels))
 
@@ -163,24 +165,20 @@ def prepared(dataset, data_dir, download, image_size):
 
 
 def open_tfds(dataset, split, data_dir, download, image_size):
-    import tensorflow as tf
-
     builder, image, label = prepared(dataset, data_dir, download, image_size)
     try:
         examples = builder.info.splits[split].num_examples
         stream = builder.as_dataset(split=split, as_supervised=True)
     except (KeyError, ValueError) as error:
         raise ValueError(f"'{dataset}' has no images in the split '{split}': {error}") from error
-    stream = stream.map(lambda x, y: (resized(x, image_size), y), tf.data.AUTOTUNE)
-    stream = stream.apply(tf.data.experimental.assert_cardinality(examples))
+    if image_size:
+        stream = stream.map(lambda x, y: (resized(x, image_size), y), os.cpu_count())
     shape = (image_size, image_size, image.shape[2]) if image_size else image.shape
     return Part(f"{dataset}/{split}", examples, shape, label.num_classes, stream=stream)
 
 
 def resized(images, size):
     """Squeeze one image or a batch to `size` x `size` pixels of the same type, integers rounded."""
-    if not size:
-        return images
     options = {"antialias": True, "data_format": "channels_last", "dtype": images.dtype}
     return keras.layers.Resizing(size, size, **options)(images)
 

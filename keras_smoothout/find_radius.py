@@ -115,7 +115,7 @@ def find_radius(
         return Batch(model, batch, state).loss(noisy)
 
     def losses(radius, draw):
-        """Sum of the loss over all examples."""
+        """Mean loss over all examples, with a separate draw for each batch."""
         total = 0.0
         for i, start in enumerate(range(0, examples, batch_size)):
             rows = slice(start, start + batch_size)

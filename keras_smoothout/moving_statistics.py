@@ -69,8 +69,12 @@ def clean(model, weights, before, after, x):
     seen = at_least(FEWEST, -(-batch // SHARE))
     part = keras.tree.map_structure(lambda x: x[:seen], x)
     count = ops.cast(seen, "float32")
-    momentum = ops.maximum((COUNTED - count) / (COUNTED + count), 0.0)
-    with at(model, weights, before) as scope, at_most(norms, momentum):
+    most = ops.maximum((COUNTED - count) / (COUNTED + count), 0.0)
+
+    def shortened(layer):
+        return ops.cast(ops.minimum(layer.momentum, most), layer.variable_dtype)
+
+    with at(model, weights, before) as scope, momentum_of(norms, shortened):
         model(part, training=True)
         return [
             scope.get_current_value(v) if id(v) in ours else value
@@ -79,12 +83,12 @@ def clean(model, weights, before, after, x):
 
 
 @contextlib.contextmanager
-def at_most(norms, limit):
-    """Have no momentum of the layers `norms` above `limit`."""
+def momentum_of(norms, change):
+    """Have `change(layer)` as the momentum of each of the layers `norms`, for a while."""
     kept = [layer.momentum for layer in norms]
     try:
-        for layer, momentum in zip(norms, kept, strict=True):
-            layer.momentum = ops.cast(ops.minimum(momentum, limit), layer.variable_dtype)
+        for layer in norms:
+            layer.momentum = change(layer)
         yield
     finally:
         for layer, momentum in zip(norms, kept, strict=True):
@@ -147,7 +151,7 @@ def recent_statistics(norms):
 
     Yields a list for each of them, of the mean, variance and count of each call.
     """
-    kept, calls = [layer.momentum for layer in norms], [[] for _ in norms]
+    calls = [[] for _ in norms]
 
     def plain(layer, called):
         def call(inputs, training=None, mask=None):
@@ -158,11 +162,11 @@ def recent_statistics(norms):
 
         return call
 
-    try:
-        for layer, called in zip(norms, calls, strict=True):
-            layer.call, layer.momentum = plain(layer, called), 0.0
-        yield calls
-    finally:
-        for layer, momentum in zip(norms, kept, strict=True):
-            del layer.call
-            layer.momentum = momentum
+    with momentum_of(norms, lambda _: 0.0):
+        try:
+            for layer, called in zip(norms, calls, strict=True):
+                layer.call = plain(layer, called)
+            yield calls
+        finally:
+            for layer in norms:
+                del layer.call

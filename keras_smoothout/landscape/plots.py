@@ -6,24 +6,15 @@ To compare, pass a dict from label to result in place of one result. Colour-blin
 the colours apart (Okabe and Ito's, and viridis); lines also differ by their markers.
 """
 
-import math
+import pathlib
 
+import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from keras_smoothout.landscape.style import (
-    COLORS,
-    STYLES,
-    canvas,
-    heights,
-    legend,
-    named,
-    scale,
-    tidy,
-    written,
-)
+from keras_smoothout.landscape.style import COLORS, STYLES, heights, legend, named, scale, tidy
 
 DECADES = 5  # A density is drawn down to this many decades below the lowest peak.
 
@@ -42,7 +33,7 @@ def spectrum(densities, path=None):
     floor = min(peaks) * 10.0**-DECADES
     reach = [np.abs(found.grid[found.density > floor]).max() for found in densities.values()]
     apart = max(reach) > 10 * min(reach)
-    figure, axes = canvas(len(densities) if apart else 1, sharey=True)
+    figure, axes = _canvas(len(densities) if apart else 1, sharey=True)
     for i, ((label, found), style) in enumerate(zip(densities.items(), STYLES, strict=False)):
         axis, color = axes[i if apart else 0], style["color"]
         axis.plot(found.grid, found.density, color=color, linestyle=style["linestyle"], label=label)
@@ -53,17 +44,17 @@ def spectrum(densities, path=None):
     axes[0].set(ylabel="density", ylim=(floor, 3 * max(peaks)))
     if not apart:
         legend(figure, axes[0], densities)
-    return written(figure, path)
+    return _written(figure, path)
 
 
 def line(lines, path=None, xlabel="step along a filter-normalised direction"):
     """Loss and error along a line: a `Line`, or a dict from label to one."""
-    return written(_loss_and_error(lines, xlabel, lambda found: found.alphas), path)
+    return _written(_loss_and_error(lines, xlabel, lambda found: found.alphas), path)
 
 
 def curve(profiles, path=None):
     """Loss and error along curves between two models: a `Profile`, or a dict from label to one."""
-    return written(_loss_and_error(profiles, "place t on the curve", lambda p: p.ts), path)
+    return _written(_loss_and_error(profiles, "place t on the curve", lambda p: p.ts), path)
 
 
 def interpolation(line, path=None, ends=("small batch", "large batch")):
@@ -77,7 +68,7 @@ def interpolation(line, path=None, ends=("small batch", "large batch")):
     Reference: Keskar et al., *On Large-Batch Training for Deep Learning*, ICLR 2017,
         arXiv:1609.04836, Figure 3.
     """
-    figure, (left,) = canvas(width=6.4)
+    figure, (left,) = _canvas(width=6.4)
     for place, name in zip((0, 1), ends, strict=True):
         left.axvline(place, color="0.6", linewidth=1, zorder=0)
         left.text(place, 1.02, name, transform=left.get_xaxis_transform(), ha="center")
@@ -91,7 +82,7 @@ def interpolation(line, path=None, ends=("small batch", "large batch")):
         right.plot(line.alphas, 100 * (1 - line.errors), **style)
         right.set_ylabel("accuracy (%)", color=COLORS[1])
         right.spines["top"].set_visible(False)
-    return written(figure, path)
+    return _written(figure, path)
 
 
 def contour(plane, path=None, names=(), quantity="loss"):
@@ -124,7 +115,7 @@ def contour(plane, path=None, names=(), quantity="loss"):
             place = (-8 if left else 8, -6 if low else 6)
             axis.annotate(names[i], (x, y), place, textcoords="offset points", **sides)
     axis.set(**labels, aspect="equal" if limited == shape else "auto")
-    return written(figure, path)
+    return _written(figure, path)
 
 
 def surface(plane, path=None, quantity="loss"):
@@ -149,7 +140,7 @@ def surface(plane, path=None, quantity="loss"):
     axis.zaxis.labelpad = 16
     if log:
         axis.zaxis.set_major_formatter(lambda z, _: f"{10**z:.2g}")
-    return written(figure, path)
+    return _written(figure, path)
 
 
 def training(histories, path=None, xlabel="epoch"):
@@ -165,7 +156,7 @@ def training(histories, path=None, xlabel="epoch"):
         histories = {"": histories}
     histories = named(histories)
     names = list(dict.fromkeys(name for history in histories.values() for name in history))
-    figure, axes = canvas(len(names), width=5.0)
+    figure, axes = _canvas(len(names), width=5.0)
     for name, axis in zip(names, axes, strict=True):
         for (label, history), style in zip(histories.items(), STYLES, strict=False):
             values = history.get(name, ())
@@ -179,7 +170,7 @@ def training(histories, path=None, xlabel="epoch"):
         scale(axis, np.concatenate([line.get_ydata() for line in axis.lines]))
         axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     legend(figure, axes[0], histories)
-    return written(figure, path)
+    return _written(figure, path)
 
 
 def measures(tables, path=None, columns=4):
@@ -193,7 +184,7 @@ def measures(tables, path=None, columns=4):
     tables = named(tables)
     names = list(dict.fromkeys(row.measure for rows in tables.values() for row in rows))
     columns = min(columns, len(names))
-    lines, height = math.ceil(len(names) / columns), 0.9 + 0.28 * len(tables)
+    lines, height = -(-len(names) // columns), 0.9 + 0.28 * len(tables)
     figure = Figure(figsize=(2.6 * columns + 1.4, lines * height), layout="constrained")
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for (place, rows), style in zip(enumerate(tables.values()), STYLES, strict=False):
@@ -210,31 +201,23 @@ def measures(tables, path=None, columns=4):
     axes[0].set_ylim(len(tables) - 0.5, -0.5)
     for axis in axes[len(names) :]:
         axis.remove()
-    return written(figure, path)
+    return _written(figure, path)
 
 
-def radius(searches, path=None):
-    """Loss under noise by `ks.find_radius`, or a dict of several, and the radii they suggest."""
-    searches = named(searches)
-    figure, (axis,) = canvas()
-    for (label, found), style in zip(searches.items(), STYLES, strict=False):
-        color = style["color"]
-        axis.plot(found.radii, found.losses, **style, label=label)
-        spread = found.standard_errors * np.array([[-1], [1]]) + found.losses
-        axis.fill_between(found.radii, *spread, color=color, alpha=0.2, linewidth=0)
-        axis.axhline(found.clean, color=color, linewidth=0.8)
-        axis.axvline(found.radius, color=color, linestyle="dashed", linewidth=1.2)
-    tidy(axis, xlabel="radius", ylabel="loss", xscale="log")
-    scale(axis, np.concatenate([found.losses for found in searches.values()]))
-    legend(figure, axis, searches)
-    return written(figure, path)
+def radius(found, path=None):
+    """Loss under noise against the radius, with its standard errors, as `ks.find_radius` found."""
+    figure, (axis,) = _canvas()
+    axis.errorbar(found.radii, found.losses, found.standard_errors, **STYLES[0])
+    tidy(axis, xlabel=f"radius ({found.radius:.3g} suggested)", ylabel="loss", xscale="log")
+    scale(axis, found.losses)
+    return _written(figure, path)
 
 
 def _loss_and_error(results, xlabel, place):
     """A panel for the loss and, where there are any, one for errors; a line for each result."""
     results = named(results)
     errors = any(np.isfinite(found.errors).any() for found in results.values())
-    figure, axes = canvas(2 if errors else 1)
+    figure, axes = _canvas(2 if errors else 1)
     for (label, found), style in zip(results.items(), STYLES, strict=False):
         style = style | {"label": label, "markevery": max(1, len(found.losses) // 12)}
         axes[0].plot(place(found), found.losses, **style)
@@ -247,4 +230,21 @@ def _loss_and_error(results, xlabel, place):
     if errors:
         tidy(axes[1], xlabel=xlabel, ylabel="error (%)", ylim=(0, None))
     legend(figure, axes[0], results)
+    return figure
+
+
+def _canvas(columns=1, width=5.2, height=4.0, **options):
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False, **options)[0]
+
+
+def _written(figure, path):
+    """Write `figure` as PNG and SVG, the same bytes every time, unless `path` is `None`."""
+    if path is not None:
+        path = pathlib.Path(path)
+        path = path.with_suffix("") if path.suffix in (".png", ".svg") else path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context({"svg.hashsalt": "keras_smoothout"}):
+            figure.savefig(f"{path}.png", dpi=160)
+            figure.savefig(f"{path}.svg", metadata={"Date": None})
     return figure

@@ -1,10 +1,6 @@
 """What pictures have in common: colours that the colour-blind can tell apart, scales, labels."""
 
-import pathlib
-
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from keras_smoothout.checks import check_choice
 
@@ -59,21 +55,3 @@ def legend(figure, axis, results):
     """Draw one legend next to all axes, unless there is only one result without a label."""
     if list(results) != [""]:
         figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
-
-
-def canvas(columns=1, width=5.2, height=4.0, **options):
-    """Make a figure of axes side by side, and return both."""
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False, **options)[0]
-
-
-def written(figure, path):
-    """Write `figure` as PNG and SVG, the same bytes every time, unless `path` is `None`."""
-    if path is not None:
-        path = pathlib.Path(path)
-        path = path.with_suffix("") if path.suffix in (".png", ".svg") else path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context({"svg.hashsalt": "keras_smoothout"}):
-            figure.savefig(f"{path}.png", dpi=160)
-            figure.savefig(f"{path}.svg", metadata={"Date": None})
-    return figure

@@ -41,7 +41,8 @@ class MSAM(Method):
         ValueError: If an argument is out of its range.
 
     Reduces to: `inner` when `rho=0`.
-    Cost: 1 gradient per step, one copy of the weights and one that is kept.
+    Cost: 1 gradient per step, one copy of the weights and one that is kept; with
+        BatchNormalization, a forward pass of 32 examples, or of a sixteenth of the batch.
     Differs from the paper: the velocity is the method's own, so `inner` can be any optimizer;
         weight decay acts on the weights themselves, not on the perturbed ones.
 

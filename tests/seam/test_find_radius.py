@@ -86,7 +86,7 @@ def test_the_picture(tmp_path):
     from keras_smoothout.landscape import plots
 
     found = ks.find_radius(*line(), radii=[0.1, 1.0])
-    plots.radius({"a": found, "b": found}, tmp_path / "radius")
+    plots.radius(found, tmp_path / "radius")
     assert (tmp_path / "radius.png").stat().st_size > 5_000
 
 

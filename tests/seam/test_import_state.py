@@ -67,11 +67,12 @@ def named():
 SAME = (
     STATE
     + """
-before = state()
+before, drawing = state(), "matplotlib.pyplot" in sys.modules
 import keras_smoothout, keras_smoothout.landscape
 after = state()
 for part in before:
     assert before[part] == after[part], (part, before[part], after[part])
+assert ("matplotlib.pyplot" in sys.modules) == drawing
 print(named())
 """
 )

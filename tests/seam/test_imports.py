@@ -41,14 +41,9 @@ MATRICES = ["estimate", "curvature/krylov", "curvature/trace", "curvature/spectr
 
 # What may be imported from outside, in addition to Python, Keras and NumPy; and in which places.
 OUTSIDE = {
-    "tensorflow": (
-        "backend/tensorflow.py",
-        "train_step/tensorflow.py",
-        "train_step/repairs.py",
-        "datasets.py",
-    ),
+    "tensorflow": ("backend/tensorflow.py", "train_step/tensorflow.py", "train_step/repairs.py"),
     "jax": ("backend/jax.py", "train_step/repairs.py"),
-    "matplotlib": ("landscape/plots.py", "landscape/style.py"),
+    "matplotlib": ("landscape/plots.py",),
     "scipy": ("landscape/",),
     "sklearn": ("datasets.py",),
     "tensorflow_datasets": ("datasets.py",),

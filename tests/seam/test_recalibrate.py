@@ -163,5 +163,5 @@ def test_an_interrupt_leaves_the_model_as_it_was(error):
 
 
 def test_no_data_is_an_error():
-    with pytest.raises(ValueError, match="`data`"):
+    with pytest.raises(ValueError, match="`data` must hold examples"):
         ks.recalibrate(one_layer(), [])

@@ -47,12 +47,18 @@ def test_reported_runs_share_neither_seeds_nor_images_with_the_search():
     assert tuning["experiment"] != reported["experiment"]
 
 
-def test_the_gain_is_paired_by_seed():
+def test_the_table_has_gains_paired_by_seed_and_no_row_without_runs():
     done = {}
-    for seed, gain in enumerate((0.01, 0.02, 0.03)):
-        for label, accuracy in ((runner.GHOSTS, 0.4 + 0.1 * seed), ("SmoothOut", None)):
-            run = runner.run_of("resnet8", label, seed, {"learning_rate": 1, "radius": 1})
-            base = 0.4 + 0.1 * seed
-            done[gap.key(run)] = run | {"test_accuracy": accuracy or base + gain}
-    # 2 +- 4.30 * 1 / sqrt(3)
-    assert runner.paired("resnet8", "SmoothOut", done) == "+2.00 [-0.48, +4.48]"
+    tuned_to(0.4, runner.GHOSTS, done)
+    tuned_to(0.08, "SmoothOut", done)
+    for label, gains in ((runner.GHOSTS, (0, 0, 0)), ("SmoothOut", (0.01, 0.02, 0.03))):
+        for seed, gain in enumerate(gains):
+            run = runner.run_of("resnet8", label, seed, runner.tuned("resnet8", label, done))
+            accuracies = dict.fromkeys(
+                ("train_accuracy", "test_accuracy", "recalibrated_accuracy"), 0.4 + seed / 10 + gain
+            )
+            done[gap.key(run)] = run | accuracies | {"test_loss": 1.0}
+    _, _, ghosts, smoothout = runner.table("resnet8", done).splitlines()
+    assert "learning_rate 0.4" in ghosts and "radius 0.08" in smoothout
+    assert "+2.00 [-0.48, +4.48]" in smoothout  # 2 +- 4.30 * 1 / sqrt(3)
+    assert "52.00 ± 11.00 (3)" in smoothout

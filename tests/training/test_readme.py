@@ -60,13 +60,8 @@ def test_make_commands_exist(command):
     subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        pytest.param(command, marks=[pytest.mark.slow] if place else [])
-        for place, command in enumerate(commands("python train.py"))
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands("python train.py"))
 def test_train_commands(command, tmp_path):
     """Each as it stands, but on a few digits."""
     shrink = [] if "--help" in command else [*SHRUNK.split(), f"--workdir={tmp_path / 'run'}"]
