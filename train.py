@@ -55,6 +55,7 @@ def main(_):
         for method in names:  # Checked before any work.
             methods.optimizer(FLAGS, method, 0, course)
         source = runs.load(FLAGS)
+        runs.check_network(FLAGS, source)
         course = courses.plan(FLAGS, source.train.examples, there)
         if there.first:
             records.prepare(workdir, options.kept(), FLAGS.resume, FLAGS.overwrite)

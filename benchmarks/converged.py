@@ -1,11 +1,12 @@
 """What closes the gap at convergence: `python -m benchmarks.converged --data_dir=DIR`.
 
-Networks on CIFAR-10 at 16 x 16 pixels, 4,096 images, no augmentation, 60 epochs, by the end of
-which SGD fits every training image. A small batch against a large one, then the large one with one
-thing after the other.
+A small batch against a large one, then the large one with one thing after the other, each trained
+until SGD fits every training image. Settings: `resnet8` and `c1` (C1 at half width) on CIFAR-10 at
+16 x 16 pixels, 4,096 images, no augmentation; `mnist` (F1 on 2,048 images); `noisy` (F1 on 8,192
+images of Fashion-MNIST, a fifth of whose labels are wrong), where SGD stopped early is a row, too.
 
 Each row has one number of its own, tuned at its batch size on the last 5,000 training images by
-seeds that are not reported: trials a factor of two apart, and one more beyond the best as long as
+seeds that are not reported: trials a constant factor apart, and one more beyond the best as long as
 that is the highest or the lowest. SGD, SGD in ghost batches and LAMB tune their learning rate; what
 goes around SGD in ghost batches has the rate of those and tunes its radius or rho.
 
@@ -18,130 +19,233 @@ import pathlib
 import statistics
 from typing import NamedTuple
 
+import keras
+
 import keras_smoothout as ks
 from benchmarks import generalization_gap as gap
 from benchmarks import report
 from training import courses, runs
 
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
-SEEDS, TUNING_SEEDS = range(5), (100, 101)
-SMALL, LARGE, GHOST, EPOCHS, HELD_OUT = 64, 1024, 128, 60, 45000
+SEEDS, GHOST = range(5), 128
+NOISE = {"sharpness": (0.02, "absolute"), "relative_sharpness": (0.4, "filter")}
 
 
 class Row(NamedTuple):
     """A line of the tables.
 
     Args:
-        batch_size: small or large.
+        large: whether its batch is the large one.
         ghosts: whether it has ghost batches.
-        tunes: the option that is its own.
+        tunes: the option that is its own, or `None`.
         start: where the search for it begins.
-        method: its method.
-        rate_of: the row whose tuned learning rate it has, unless it tunes its own.
+        flags: its method.
+        source: the row whose tuned options it has, too.
+        share: its epochs, as a share of those of the setting.
+        stops: the row that it is like, but for being stopped early at a rate tuned for that.
     """
 
-    batch_size: int
+    large: bool
     ghosts: bool
-    tunes: str
-    start: float
-    method: str = "sgd"
-    rate_of: str | None = None
+    tunes: str | None
+    start: float = 0.0
+    flags: tuple = ("--method=sgd",)
+    source: str | None = None
+    share: float = 1.0
+    stops: str | None = None
 
 
-GHOSTS = "SGD + ghost batches"
+SMOOTHOUT, SAM = ("--method=smoothout",), ("--method=sam",)
+SMALL, LARGE, GHOSTS = "SGD, small batch", "SGD", "SGD + ghost batches"
 ROWS = {
-    "SGD, small batch": Row(SMALL, False, "learning_rate", 0.2),
-    "SGD": Row(LARGE, False, "learning_rate", 0.4),
-    GHOSTS: Row(LARGE, True, "learning_rate", 0.4),
-    "SmoothOut": Row(LARGE, True, "radius", 0.08, "smoothout", GHOSTS),
-    "AdaSmoothOut": Row(LARGE, True, "radius", 0.4, "adasmoothout", GHOSTS),
-    "SAM": Row(LARGE, True, "rho", 0.1, "sam", GHOSTS),
-    "LAMB": Row(LARGE, True, "learning_rate", 0.02, "lamb"),
+    SMALL: Row(False, False, "learning_rate", 0.2),
+    LARGE: Row(True, False, "learning_rate", 0.4),
+    GHOSTS: Row(True, True, "learning_rate", 0.4),
+    "SmoothOut": Row(True, True, "radius", 0.08, SMOOTHOUT, GHOSTS),
+    "AdaSmoothOut": Row(True, True, "radius", 0.4, ("--method=adasmoothout",), GHOSTS),
+    "SAM": Row(True, True, "rho", 0.1, SAM, GHOSTS),
+    "SAM, half the epochs": Row(True, True, None, flags=SAM, source="SAM", share=0.5),
+    "SmoothOut, annealed": Row(
+        True, True, None, flags=(*SMOOTHOUT, "--radius_schedule=annealed"), source="SmoothOut"
+    ),
+    "SmoothOut, tanh": Row(
+        True, True, None, flags=(*SMOOTHOUT, "--radius_schedule=tanh"), source="SmoothOut"
+    ),
+    "SmoothOut, no ghosts": Row(True, False, None, flags=SMOOTHOUT, source="SmoothOut"),
+    "LAMB": Row(True, False, "learning_rate", 0.02, ("--method=lamb",)),
+    "SmoothOut, small batch": Row(False, False, "radius", 0.04, SMOOTHOUT, SMALL),
+    f"{SMALL}, stopped early": Row(False, False, "learning_rate", 0.2, stops=SMALL),
+    f"{GHOSTS}, stopped early": Row(True, True, "learning_rate", 0.4, stops=GHOSTS),
 }
 FIRST = 4  # Rows that are finished before the others are begun.
-SETTINGS = ("resnet8", "c1")  # Networks.
+
+
+class Setting(NamedTuple):
+    """Data and a network.
+
+    Args:
+        flags: what all runs share.
+        sizes: the small and the large batch.
+        epochs: of each run.
+        held_out: where the training images that the search is validated on begin.
+        tuning_seeds: those of the search.
+        early: whether it has the rows that are stopped early.
+        rates: learning rates that the searches begin with, unless they are those of the row.
+    """
+
+    flags: tuple
+    sizes: tuple
+    epochs: int
+    held_out: int
+    tuning_seeds: tuple = (100, 101)
+    early: bool = False
+    rates: tuple = ()
+
+
+CIFAR = ("--dataset=cifar10", "--image_size=16", "--train_examples=4096")
+C1 = ("--model=c1", "--width=0.5", "--dropout=0")
+MNIST = ("--dataset=mnist", "--train_examples=2048", "--model=f1")
+NOISY = ("--dataset=fashion_mnist", "--train_examples=8192", "--label_noise=0.2", "--model=f1")
+WIDE = tuple(1e-4 * 4**power for power in range(7))  # With wrong labels, the least may be the best.
+SETTINGS = {
+    "resnet8": Setting((*CIFAR, "--model=resnet8"), (64, 1024), 60, 45000),
+    "c1": Setting((*CIFAR, *C1), (64, 1024), 60, 45000),
+    "noisy": Setting(NOISY, (64, 2048), 60, 55000, (100,), True, WIDE),
+    "mnist": Setting(MNIST, (64, 2048), 100, 55000),
+}
 
 
 def run_of(setting, label, seed, values):
     """A run before it is trained; `values` are those of its tuned options."""
-    row = ROWS[label]
-    flags = ["--dataset=cifar10", "--image_size=16", "--train_examples=4096", f"--model={setting}"]
-    flags += [f"--method={row.method}", f"--batch_size={row.batch_size}", f"--epochs={EPOCHS}"]
+    row, of = ROWS[label], SETTINGS[setting]
+    batch_size, epochs, experiment = of.sizes[row.large], round(row.share * of.epochs), setting
+    flags = [*of.flags, *row.flags, f"--batch_size={batch_size}", f"--epochs={epochs}"]
     flags += ["--warmup_epochs=3", "--lr_schedule=cosine"]
     flags += [f"--{name}={value:g}" for name, value in values.items()]
     flags += [f"--ghost_batch_size={GHOST}"] if row.ghosts else []
-    experiment = setting
-    if seed in TUNING_SEEDS:
+    if seed in of.tuning_seeds or of.early:
+        flags.append(f"--train_split=train[:{of.held_out}]")
+    if seed in of.tuning_seeds:
+        flags.append(f"--test_split=train[{of.held_out}:]")
         experiment = f"{setting}-tuning"
-        flags += [f"--train_split=train[:{HELD_OUT}]", f"--test_split=train[{HELD_OUT}:]"]
-        label = f"{label}, {row.tunes} {values[row.tunes]:g}"
+        label = f"{row.stops or label}, {row.tunes} {values[row.tunes]:g}"
     names = ("experiment", "label", "batch_size", "seed", "flags")
-    return dict(zip(names, (experiment, label, row.batch_size, seed, flags), strict=True))
+    return dict(zip(names, (experiment, label, batch_size, seed, flags), strict=True))
 
 
 def trials(setting, label, done):
-    """The runs that try the row's own number, by power of two, and the best options or `None`."""
-    row, found = ROWS[label], {}
-    powers = [-1, 0, 1]
+    """The runs that try the row's own number, by its values, and the best options or `None`."""
+    row, of = ROWS[label], SETTINGS[setting]
+    others = tuned(setting, row.source, done) if row.source else {}
+    values = sorted(of.rates if row.tunes == "learning_rate" and of.rates else around(row.start))
     while True:
-        for power in powers:
-            values = fixed(setting, label, done) | {row.tunes: row.start * 2.0**power}
-            runs_ = [run_of(setting, label, seed, values) for seed in TUNING_SEEDS]
-            found[power] = values, runs_
-        lines = {p: [done.get(gap.key(r)) for r in found[p][1]] for p in powers}
+        options = {value: others | {row.tunes: value} for value in values}
+        found = {
+            value: [run_of(setting, label, seed, options[value]) for seed in of.tuning_seeds]
+            for value in values
+        }
+        lines = {value: [done.get(gap.key(run)) for run in found[value]] for value in values}
         if not all(map(all, lines.values())):
             return found, None
-        best = max(powers, key=lambda p: statistics.mean(r["test_accuracy"] for r in lines[p]))
-        if min(powers) < best < max(powers):
-            return found, found[best][0]
-        powers = [best - 1, *powers] if best == min(powers) else [*powers, best + 1]
+        name = "stopped_accuracy" if row.stops else "test_accuracy"
+        best = max(values, key=lambda value: statistics.mean(r[name] for r in lines[value]))
+        if best == values[0]:
+            values = [values[0] ** 2 / values[1], *values]
+        elif best == values[-1]:
+            values = [*values, values[-1] ** 2 / values[-2]]
+        else:
+            return found, options[best]
 
 
-def fixed(setting, label, done):
-    """The options that another row has tuned."""
-    source = ROWS[label].rate_of
-    return {"learning_rate": tuned(setting, source, done)["learning_rate"]} if source else {}
+def around(value):
+    """The first trials of a search."""
+    return value / 2, value, 2 * value
 
 
 def tuned(setting, label, done):
     """The tuned options of a row, or `None` while a trial is missing."""
-    return trials(setting, label, done)[1]
+    row = ROWS[label]
+    return trials(setting, label, done)[1] if row.tunes else tuned(setting, row.source, done)
 
 
 def trained(run, data_dir):
     """The numbers of one run."""
     f, source, (x, y), test = gap.prepared(run, data_dir)
+    setting = SETTINGS[run["experiment"].removesuffix("-tuning")]
+    reported = run["experiment"] in SETTINGS
     model = runs.build(f, f.method, f.seed, source, courses.plan(f, len(x)))
-    shuffled, clock = gap.Shuffled(x, y, f.batch_size, f.seed), gap.Clock()
-    model.fit(shuffled, epochs=f.epochs, shuffle=False, verbose=0, callbacks=[clock])
-    numbers = {"cpu_seconds": round(sum(clock.seconds), 1)}
+    callbacks = [gap.Clock()]
+    if setting.early:
+        options = {name: getattr(f, name) for name in runs.DATA_OPTIONS}
+        options["test_split"] = f"train[{setting.held_out}:]"
+        _, _, held_out = gap.arrays(*options.values())
+        callbacks.append(Watched(held_out, test, f.epochs // 15))
+    shuffled = gap.Shuffled(x, y, f.batch_size, f.seed)
+    model.fit(shuffled, epochs=f.epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    numbers = {"cpu_seconds": round(sum(callbacks[0].seconds), 1)}
     numbers |= gap.measured(model, "train", x, y) | gap.measured(model, "test", *test)
+    for watched in callbacks[1:]:
+        numbers |= watched.best
     ks.recalibrate(model, x)
-    return run | numbers | gap.measured(model, "recalibrated", *test) | {"versions": gap.VERSIONS}
+    numbers |= gap.measured(model, "recalibrated", *test)
+    for name, noise in NOISE.items() if reported else ():
+        numbers[name] = gap.sharpness(model, x, y, *noise)
+    return run | numbers | {"versions": gap.VERSIONS}
+
+
+class Watched(keras.callbacks.Callback):
+    """Test results where the accuracy on held-out images is highest, looked at each few epochs."""
+
+    def __init__(self, held_out, test, every):
+        super().__init__()
+        self.held_out, self.test, self.every, self.highest = held_out, test, every, 0.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every:
+            return
+        accuracy = gap.measured(self.model, "held_out", *self.held_out)["held_out_accuracy"]
+        if accuracy > self.highest:
+            self.highest = accuracy
+            self.best = gap.measured(self.model, "stopped", *self.test)
+            self.best |= {"stopped_epoch": epoch + 1}
+
+
+def rows(setting):
+    """The labels of a setting."""
+    return [label for label, row in ROWS.items() if SETTINGS[setting].early or not row.stops]
+
+
+def cell(setting, label, done):
+    """The runs of a row by their seeds; its test results are those of where it stopped."""
+    found = {
+        run["seed"]: run
+        for run in done.values()
+        if (run["experiment"], run["label"]) == (setting, label)
+    }
+    if ROWS[label].stops:
+        names = {"test_accuracy": "stopped_accuracy", "test_loss": "stopped_loss"}
+        kept = {"flags": "flags"} | names
+        found = {seed: {k: run[v] for k, v in kept.items()} for seed, run in found.items()}
+    return found
 
 
 def table(setting, done):
     """What each row reaches, and its gain over ghost batches, paired by seed."""
-    cells = {
-        label: {
-            run["seed"]: run
-            for run in done.values()
-            if (run["experiment"], run["label"]) == (setting, label)
-        }
-        for label in ROWS
-    }
-    lines = []
-    for label, cell in cells.items():
-        if cell:
+    lines, ghosts = [], cell(setting, GHOSTS, done)
+    for label in rows(setting):
+        if runs_ := cell(setting, label, done):
             own = ROWS[label].tunes
-            columns = [f"{own} {tuned(setting, label, done)[own]:g}"]
-            columns.append(report.difference("test accuracy", cell, cells[GHOSTS]))
-            columns += [report.mean_std(name, cell) for name in NAMES]
+            columns = [f"{own} {tuned(setting, label, done)[own]:g}" if own else ""]
+            columns.append(report.difference("test accuracy", runs_, ghosts))
+            columns += [
+                report.mean_std(name, runs_) if report.has(name, runs_) else "" for name in NAMES
+            ]
             lines.append((label, columns))
     return report.table(["", "its own number", "gain over ghost batches (%)", *NAMES], lines)
 
 
-NAMES = ("test accuracy", "re-estimated accuracy", "test loss", "train-test gap")
+NAMES = ("test accuracy", "re-estimated accuracy", "test loss", "train-test gap", "sharpness")
+NAMES += ("relative sharpness",)
 
 
 def complete(setting, done, path, data_dir):
@@ -150,18 +254,16 @@ def complete(setting, done, path, data_dir):
     def train(runs_):
         gap.complete(runs_, done, path, lambda run: trained(run, data_dir))
 
-    for labels in (list(ROWS)[:FIRST], list(ROWS)[FIRST:]):
+    for labels in (rows(setting)[:FIRST], rows(setting)[FIRST:]):
         for label in labels:
             while tuned(setting, label, done) is None:
-                train(
-                    [run for _, runs_ in trials(setting, label, done)[0].values() for run in runs_]
-                )
+                train([run for runs_ in trials(setting, label, done)[0].values() for run in runs_])
         train([run_of(setting, k, s, tuned(setting, k, done)) for s in SEEDS for k in labels])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--setting", choices=SETTINGS, help="one of the networks; default: all")
+    parser.add_argument("--setting", choices=SETTINGS, help="one of the settings; default: all")
     parser.add_argument("--data_dir", help="folder of prepared tfds sets; prints tables without")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     args = parser.parse_args()

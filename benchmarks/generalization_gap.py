@@ -220,7 +220,7 @@ def noise(setting, rates):
                 yield line(setting, name, batch_size, seed, [*common, *flags], recipe)
 
 
-def sharpness(model, x, y, radius=0.02, draws=5):
+def sharpness(model, x, y, radius=0.02, scale="absolute", draws=5):
     """Mean rise of the training loss under uniform noise, SmoothOut's own measure of flatness."""
     variables = model.trainable_variables
     clean = [keras.ops.convert_to_numpy(v).copy() for v in variables]  # JAX frees what it is given.
@@ -228,7 +228,9 @@ def sharpness(model, x, y, radius=0.02, draws=5):
     losses = []
     for draw in range(draws + 1):  # The first without noise.
         weights = [keras.ops.convert_to_tensor(w) for w in clean]
-        noisy = perturb(weights, radius if draw else 0.0, TUNING_SEED, draw, moved=moved)
+        noisy = perturb(
+            weights, radius if draw else 0.0, TUNING_SEED, draw, moved=moved, scale=scale
+        )
         for variable, value in zip(variables, noisy, strict=True):
             variable.assign(value)
         losses.append(float(model.evaluate(x, y, 5000, verbose=0)[0]))

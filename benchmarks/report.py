@@ -45,9 +45,15 @@ MEASURES = {  # name: value of a run, format, unit
         "%",
     ),
     "sharpness": (lambda run: run["sharpness"], ".3f", "nats"),
+    "relative sharpness": (lambda run: run["relative_sharpness"], ".3f", "nats"),
     "re-estimated accuracy": (lambda run: 100 * run["recalibrated_accuracy"], ".2f", "%"),
 }
-SOME = {"sharpness": "sharpness", "re-estimated accuracy": "recalibrated_accuracy"}  # Not all runs.
+SOME = {  # Not all runs have them.
+    "sharpness": "sharpness",
+    "relative sharpness": "relative_sharpness",
+    "re-estimated accuracy": "recalibrated_accuracy",
+    "train-test gap": "train_accuracy",
+}
 COSTS = {  # The same for all seeds: the seconds are those of one timed run.
     "updates": lambda run: run["updates"],
     "CPU seconds": lambda run: run["epochs"] * run["epoch_seconds"],
@@ -72,6 +78,11 @@ def read(path):
         for label in [label for label in ROWS if label in rows]:
             rows[label] = rows.pop(label)
     return tree
+
+
+def has(name, cell):
+    """Whether the runs of a cell have a measure."""
+    return all(SOME.get(name, "flags") in run for run in cell.values())
 
 
 def mean_std(name, cell):
@@ -131,7 +142,7 @@ def section(setting, rows, tuning):
     made = {any_run(cells)["versions"] for cells in rows.values()}
     lines = [f"## {TITLES.get(setting, setting)}", f"{', '.join(sorted(made))}; CPU."]
     for name, (_, _, unit) in MEASURES.items():
-        if name in SOME and SOME[name] not in any_run(next(iter(rows.values()))):
+        if not has(name, next(iter(next(iter(rows.values())).values()))):
             continue
         lines += [f"### {name} ({unit}), mean ± std (n)", table(heads, filled(name, rows, sizes))]
     for name, cost in COSTS.items():

@@ -36,7 +36,7 @@ def f1(input_shape=(28, 28, 1), classes=10, l2=0.0):
     return blocks.classifier(inputs, x, classes, l2, "f1")
 
 
-def c1(input_shape=(32, 32, 3), classes=10, l2=0.0, dropout=0.5, name="c1"):
+def c1(input_shape=(32, 32, 3), classes=10, l2=0.0, dropout=0.5, width=1, name="c1"):
     """C1, for CIFAR-10, after AlexNet: two 5x5 convolutions and two fully connected layers.
 
     Args:
@@ -44,6 +44,7 @@ def c1(input_shape=(32, 32, 3), classes=10, l2=0.0, dropout=0.5, name="c1"):
         classes: number of logits. Defaults to `10`.
         l2: weight decay of the kernels, in units of the gradient. Defaults to `0.0`.
         dropout: rate of the dropout after the fully connected layers. Defaults to `0.5`.
+        width: factor of all numbers of filters and units, a fraction or more. Defaults to `1`.
         name: name of the model. Defaults to `"c1"`.
 
     Differs from the paper:
@@ -54,13 +55,17 @@ def c1(input_shape=(32, 32, 3), classes=10, l2=0.0, dropout=0.5, name="c1"):
     Reference:
         Keskar et al., ICLR 2017, arXiv:1609.04836, Appendix B.
     """
+    sizes = [width * size for size in (64, 384, 192)]
+    if not all(size > 0 and size == int(size) for size in sizes):
+        raise ValueError(f"`width` must make 64, 384 and 192 whole. Received: width={width}")
+    filters, *dense = map(int, sizes)
     inputs = blocks.image(input_shape, classes, l2)
     x = inputs
     for _ in range(2):
-        x = blocks.relu(blocks.batch_norm(blocks.conv(x, 64, 5, l2=l2, use_bias=True)))
+        x = blocks.relu(blocks.batch_norm(blocks.conv(x, filters, 5, l2=l2, use_bias=True)))
         x = blocks.max_pool(x, 3)
     x = keras.layers.Flatten()(x)
-    for units in (384, 192):
+    for units in dense:
         x = blocks.dropout(_dense_bn_relu(x, units, l2), dropout)
     return blocks.classifier(inputs, x, classes, l2, name)
 
@@ -86,9 +91,9 @@ def c2(input_shape=(32, 32, 3), classes=10, l2=0.0, name="c2"):
     return blocks.classifier(inputs, x, classes, l2, name)
 
 
-def c3(input_shape=(32, 32, 3), classes=100, l2=0.0, dropout=0.5):
+def c3(input_shape=(32, 32, 3), classes=100, l2=0.0, dropout=0.5, width=1):
     """C3: `c1` for CIFAR-100."""
-    return c1(input_shape, classes, l2, dropout, name="c3")
+    return c1(input_shape, classes, l2, dropout, width, name="c3")
 
 
 def c4(input_shape=(32, 32, 3), classes=100, l2=0.0):

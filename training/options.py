@@ -1,5 +1,6 @@
 """The flags of train.py: what they mean, what excludes what, and what a resumed run recalls."""
 
+import inspect
 import math
 import re
 import sys
@@ -30,6 +31,8 @@ choice("augment", "none", batches.AUGMENTATIONS, "Random crops, and mirror image
 real("label_smoothing", 0.0, "Share of each label that is spread over all classes.", 0, 1)
 
 choice("model", "f1", models.NAMES, "Network.")
+real("width", None, "Factor of a network's numbers of filters (default: the network's own).", 0)
+real("dropout", None, "Rate of a network's dropout (default: the network's own).", 0, 1)
 real("l2", 0.0, "Weight decay in the loss: adds l2/2 times the squared norm of weights.", 0)
 
 text("method", "sgd", f"{methods.KNOWN}.")
@@ -182,6 +185,8 @@ def check(f):
     refuse(len(set(names)) < len(names), "--compare must name each method once")
     if not all(re.fullmatch(methods.PATTERN, name) for name in names):
         refuse(True, f"--{'compare' if f.compare else 'method'} takes {methods.KNOWN}")
+    for name in {"width", "dropout"} - set(inspect.signature(models.BUILDERS[f.model]).parameters):
+        refuse(f[name].value is not None, f"--{name} means nothing to this --model")
     for name in ("train_split", "test_split", "download") if f.dataset == "digits" else ():
         refuse(f[name].value != f[name].default, f"--{name} needs a --dataset of tfds")
     for name in methods.CLIPS:

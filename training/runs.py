@@ -34,10 +34,26 @@ def evaluated(source, split, devices):
     return batches.testing(source, split, max(sizes))
 
 
+def network(options, source):
+    """Return the network that the options name, before it is compiled."""
+    given = {name: getattr(options, name) for name in ("width", "dropout")}
+    given = {k: int(v) if v.is_integer() else v for k, v in given.items() if v is not None}
+    return models.build(options.model, source.image_shape, source.classes, options.l2, **given)
+
+
+def check_network(options, source):
+    """Raise for options that make no network; no weight is drawn."""
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            network(options, source)
+    finally:  # Or the next scope would initialize these weights.
+        keras.utils.clear_session(free_memory=False)
+
+
 def build(options, method, seed, source, course):
     """Return a compiled model."""
     keras.config.set_dtype_policy(options.mixed_precision)
-    model = models.build(options.model, source.image_shape, source.classes, l2=options.l2)
+    model = network(options, source)
     ghosts = options.ghost_batch_size or None
     model = ks.wrap(ks.convert(model, ghosts) if options.ghost_layers else model)
     model.compile(

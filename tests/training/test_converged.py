@@ -8,15 +8,14 @@ from benchmarks import generalization_gap as gap
 pytestmark = pytest.mark.tensorflow  # Nothing here depends on the backend.
 
 
-def tuned_to(best, label, done):
+def tuned_to(best, label, done, setting="resnet8"):
     """Fill `done` with trials of a row whose accuracy is highest at the value `best`."""
-    own = runner.ROWS[label].tunes
-    while runner.tuned("resnet8", label, done) is None:
-        for values, runs in runner.trials("resnet8", label, done)[0].values():
+    while runner.tuned(setting, label, done) is None:
+        for value, runs in runner.trials(setting, label, done)[0].items():
             for run in runs:
-                distance = abs(values[own] / best - 1)
-                done[gap.key(run)] = run | {"test_accuracy": 0.5 - 0.01 * distance}
-    return [values[own] for values, _ in runner.trials("resnet8", label, done)[0].values()]
+                accuracy = 0.5 - 0.01 * abs(value / best - 1)
+                done[gap.key(run)] = run | {"test_accuracy": accuracy}
+    return list(runner.trials(setting, label, done)[0])
 
 
 @pytest.mark.parametrize(
@@ -29,6 +28,28 @@ def test_a_search_goes_on_until_the_best_is_inside(best, tried):
     assert runner.tuned("resnet8", "SGD", done) == {"learning_rate": pytest.approx(best)}
 
 
+def test_a_rate_is_tuned_for_stopping_by_the_same_trials():
+    done, stopped = {}, f"{runner.SMALL}, stopped early"
+    tuned_to(0.0016, runner.SMALL, done, "noisy")
+    known = len(done)
+    for run in done.values():
+        run["stopped_accuracy"] = run["flags"].count("--learning_rate=0.1024")
+    rates = [runner.tuned("noisy", k, done)["learning_rate"] for k in (runner.SMALL, stopped)]
+    assert rates == pytest.approx([0.0016, 0.1024])
+    assert len(done) == known == 7
+    assert stopped in runner.rows("noisy") and stopped not in runner.rows("resnet8")
+
+
+def test_half_the_epochs_of_sam_have_its_options():
+    done = {}
+    tuned_to(1.6, runner.GHOSTS, done)
+    tuned_to(0.1, "SAM", done)
+    values = runner.tuned("resnet8", "SAM, half the epochs", done)
+    assert values == {"learning_rate": pytest.approx(1.6), "rho": pytest.approx(0.1)}
+    run = runner.run_of("resnet8", "SAM, half the epochs", 0, values)
+    assert {"--epochs=30", "--rho=0.1"} < set(run["flags"])
+
+
 def test_what_goes_around_ghost_batches_has_their_rate():
     done = {}
     tuned_to(1.6, runner.GHOSTS, done)
@@ -37,12 +58,16 @@ def test_what_goes_around_ghost_batches_has_their_rate():
     assert values == {"learning_rate": pytest.approx(1.6), "radius": pytest.approx(0.16)}
 
 
-def test_reported_runs_share_neither_seeds_nor_images_with_the_search():
-    assert not set(runner.SEEDS) & set(runner.TUNING_SEEDS)
-    values = {"learning_rate": 0.4}
-    tuning, reported = (runner.run_of("resnet8", "SGD", seed, values) for seed in (100, 0))
-    assert "--test_split=train[45000:]" in tuning["flags"]
-    assert not any("split" in flag for flag in reported["flags"])
+@pytest.mark.parametrize("setting", runner.SETTINGS)
+def test_reported_runs_share_neither_seeds_nor_images_with_the_search(setting):
+    of = runner.SETTINGS[setting]
+    assert not set(runner.SEEDS) & set(of.tuning_seeds)
+    seeds = (of.tuning_seeds[0], 0)
+    tuning, reported = (runner.run_of(setting, "SGD", s, {"learning_rate": 0.4}) for s in seeds)
+    assert f"--test_split=train[{of.held_out}:]" in tuning["flags"]
+    assert not any("test_split" in flag for flag in reported["flags"])
+    watched = f"--train_split=train[:{of.held_out}]" in reported["flags"]
+    assert watched == of.early  # What it stops by is no image of its own.
     assert set(reported["flags"]) < set(tuning["flags"])
     assert tuning["experiment"] != reported["experiment"]
 
@@ -59,6 +84,7 @@ def test_the_table_has_gains_paired_by_seed_and_no_row_without_runs():
             )
             done[gap.key(run)] = run | accuracies | {"test_loss": 1.0}
     _, _, ghosts, smoothout = runner.table("resnet8", done).splitlines()
+    assert "sharpness" not in ghosts and ghosts.endswith("|  |  |")  # None of these runs has it.
     assert "learning_rate 0.4" in ghosts and "radius 0.08" in smoothout
     assert "+2.00 [-0.48, +4.48]" in smoothout  # 2 +- 4.30 * 1 / sqrt(3)
     assert "52.00 ± 11.00 (3)" in smoothout

@@ -98,6 +98,11 @@ def test_the_others_have_the_published_sizes(name, count):
     assert parameters(models.BUILDERS[name]) == count
 
 
+def test_c1_at_half_width():
+    # 76 x 32 + 801 x 32 + 2,049 x 192 + 193 x 96 + 2 (32 + 32 + 192 + 96) (BN) + 970.
+    assert parameters(models.c1, width=0.5) == 441_674
+
+
 @pytest.mark.parametrize(
     ("depth", "count"),
     [(11, 132_868_840), (13, 133_053_736), (16, 138_365_992), (19, 143_678_248)],
@@ -246,6 +251,7 @@ def test_logits_are_float32_under_mixed_precision(policy):
         (lambda: models.f1(l2=-1e-4), "`l2` must be >= 0. Received: l2=-0.0001"),
         (lambda: models.f1(28), "`input_shape` must be .* Received: input_shape=28"),
         (lambda: models.f1((28, 28)), r"`input_shape` must be .* Received: input_shape=\(28, 28\)"),
+        (lambda: models.c1(width=0.3), "`width` must make .* whole. Received: width=0.3"),
         (lambda: models.c1((None, 8, 1)), "`input_shape` must be .* Received: input_shape="),
         (lambda: models.build("r20", (8, 8, 1), 2), "resnet20, .* c4. Received: name=r20"),
     ],
