@@ -8,7 +8,7 @@ import keras
 from keras import layers, ops
 
 from keras_smoothout.checks import check_count, check_ghosts, check_number
-from keras_smoothout.moving_statistics import batch_norms
+from keras_smoothout.moving_statistics import batch_norms, share_of
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -19,7 +19,10 @@ class GhostBatchNormalization(layers.BatchNormalization):
             y_k = gamma * (x_k - mean(x_k)) / sqrt(var(x_k) + epsilon) + beta
             moving = momentum * moving + (1 - momentum) * statistics(x_k)
 
-    All ghost batches are normalized at once. In inference the layer is plain BatchNormalization.
+    All ghost batches are normalized at once. A last one of `n` examples, less than half of
+    `ghost_batch_size`, tells little: it moves the statistics by `(n - 1) / (ghost_batch_size - 1)`
+    of the last line only, so a single example by nothing. In inference the layer is plain
+    BatchNormalization.
 
     Args:
         ghost_batch_size: Number of examples that share statistics. Defaults to `128`.
@@ -74,51 +77,63 @@ class GhostBatchNormalization(layers.BatchNormalization):
                 f"Received: a mask of shape {mask.shape}"
             )
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        means = self._ghost_means(x)  # (ghosts, channels)
-        centred = x - self._spread(means, x)
-        variances = self._ghost_means(ops.square(centred))
+        size, counts = self._ghosts(x)
+        means = self._ghost_means(x, size, counts)  # (ghosts, channels)
+        centred = x - self._spread(means, x, size)
+        variances = self._ghost_means(ops.square(centred), size, counts)
         scale = ops.rsqrt(variances + self.epsilon)
         if self.gamma is not None:
             scale = scale * ops.cast(self.gamma, x.dtype)
-        y = centred * self._spread(scale, x)
+        y = centred * self._spread(scale, x, size)
         if self.beta is not None:
             shape = [1] * len(x.shape)
             shape[self.axis] = x.shape[self.axis]
             y = y + ops.reshape(ops.cast(self.beta, x.dtype), shape)
-        self._move(self.moving_mean, means)
-        self._move(self.moving_variance, variances)
+        self._move(self.moving_mean, means, share_of(counts[-1], size))
+        self._move(self.moving_variance, variances, share_of(counts[-1], size))
         return ops.cast(y, self.compute_dtype)
 
-    def _ghost_means(self, x):
+    def _ghosts(self, x):
+        """Size of a ghost batch, no more than the batch, and the number of examples in each."""
+        batch = ops.shape(x)[0]
+        least = min if isinstance(batch, int) else ops.minimum
+        size = least(self.ghost_batch_size, batch)
+        return size, ops.minimum(size, batch - size * ops.arange(-(-batch // size)))
+
+    def _ghost_means(self, x, size, counts):
         """Mean of each ghost batch and channel: (batch, ..., channels) to (ghosts, channels)."""
-        size, batch = self.ghost_batch_size, ops.shape(x)[0]
-        ghosts = -(-batch // size)
+        batch, ghosts = ops.shape(x)[0], ops.shape(counts)[0]
         axes = range(1, len(x.shape))
         places = [a for a in axes if a != self.axis % len(x.shape)]
         rows = ops.mean(x, axis=places) if places else x  # (batch, channels)
         padding = ops.zeros((ghosts * size - batch, rows.shape[1]), rows.dtype)
         rows = ops.concatenate([rows, padding], axis=0)
         sums = ops.sum(ops.reshape(rows, (ghosts, size, rows.shape[1])), axis=1)
-        counts = ops.minimum(size, batch - size * ops.arange(ghosts))
         return sums / ops.cast(counts, rows.dtype)[:, None]
 
-    def _spread(self, ghosts, x):
+    def _spread(self, ghosts, x, size):
         """Repeat rows of (ghosts, channels) for each example, to broadcast against `x`."""
         batch = ops.shape(x)[0]
-        rows = ops.repeat(ghosts, self.ghost_batch_size, axis=0)[:batch]
+        rows = ops.repeat(ghosts, size, axis=0)[:batch]
         shape = [batch, *[1] * (len(x.shape) - 1)]
         shape[self.axis] = x.shape[self.axis]
         return ops.reshape(rows, shape)
 
-    def _move(self, variable, statistics):
-        """`moving = momentum * moving + (1 - momentum) * s` for each row `s` of `statistics`."""
-        age = ops.arange(ops.shape(statistics)[0])[::-1, None]
-        decay = ops.convert_to_tensor(self.momentum, statistics.dtype) ** ops.cast(
-            age, statistics.dtype
+    def _move(self, variable, statistics, last):
+        """`moving += (1 - momentum) * (s - moving)` for each row `s` of `statistics`.
+
+        The last row counts for the share `last` of that.
+        """
+        dtype = statistics.dtype
+        momentum = ops.convert_to_tensor(self.momentum, dtype)
+        share = (1 - momentum) * ops.cast(last, dtype)
+        age = ops.cast(ops.arange(ops.shape(statistics)[0])[::-1, None], dtype)
+        decay = (1 - share) * momentum ** (age[:-1] - 1)
+        recent = (1 - momentum) * ops.sum(decay * statistics[:-1], axis=0) + share * statistics[-1]
+        kept = (1 - share) * momentum ** age[0]
+        variable.assign(
+            ops.cast(kept, variable.dtype) * variable + ops.cast(recent, variable.dtype)
         )
-        recent = (1 - self.momentum) * ops.sum(decay * statistics, axis=0)
-        kept = ops.cast(self.momentum * decay[0], variable.dtype) * variable
-        variable.assign(kept + ops.cast(recent, variable.dtype))
 
     def get_config(self):
         return super().get_config() | {"ghost_batch_size": self.ghost_batch_size}

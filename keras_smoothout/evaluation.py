@@ -47,6 +47,11 @@ class Step(NamedTuple):
     chunk: object = 0
 
 
+def length(data):
+    """Number of examples in a batch: an integer, or a tensor while it is not known."""
+    return ops.shape(keras.tree.flatten(data)[0])[0]
+
+
 def state_variables(model):
     """Everything that a training step of `model` can change in addition to its weights."""
     return [*model.non_trainable_variables, *model.metrics_variables]
@@ -116,7 +121,7 @@ class Batch:
     def metrics(self, evaluation, weights):
         """`evaluation.state` after the model's loss and metrics have seen this batch."""
         model = self.model
-        size = ops.shape(keras.tree.flatten(self.x)[0])[0]
+        size = length(self.x)
         with at(model, weights, evaluation.state) as scope:
             keras_internals.loss_tracker(model).update_state(
                 backend.unscale_loss(evaluation.loss), sample_weight=size
@@ -155,7 +160,7 @@ def mean_over_chunks(on_chunk, weights, state, data, size):
     def split(function):
         return keras.tree.map_structure(lambda x: x if x is None else function(x), data)
 
-    batch = ops.shape(keras.tree.flatten(data)[0])[0]
+    batch = length(data)
     if isinstance(batch, int) and batch <= size:
         return on_chunk(state, data, 0)
     full = batch // size
@@ -163,7 +168,7 @@ def mean_over_chunks(on_chunk, weights, state, data, size):
     def add_chunk(carry, index, data):
         mean, state = carry
         grads, state = on_chunk(state, data, index)
-        count = ops.cast(ops.shape(keras.tree.flatten(data)[0])[0], "float32")
+        count = ops.cast(length(data), "float32")
         seen = ops.cast(index * size, "float32") + count
         return lerp(mean, grads, count / seen), state
 

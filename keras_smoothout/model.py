@@ -6,10 +6,10 @@ from keras import layers, ops
 from keras_smoothout import backend, keras_internals, train_step
 from keras_smoothout.around import chain, reach_through
 from keras_smoothout.checks import check_count, check_fit, check_ghosts, check_mean
-from keras_smoothout.evaluation import Batch, Step, mean_over_chunks
+from keras_smoothout.evaluation import Batch, Step, length, mean_over_chunks
 from keras_smoothout.keras_internals import Functional
 from keras_smoothout.method import Method, ask, keeps_perturbed
-from keras_smoothout.moving_statistics import clean
+from keras_smoothout.moving_statistics import clean, share_of, weighed
 
 
 class TrainStep(train_step.Repairs):
@@ -44,8 +44,9 @@ class TrainStep(train_step.Repairs):
                 for the whole batch. Each chunk has BatchNormalization statistics, dropout masks and
                 perturbations of its own; the gradients are averaged, weighted by chunk size, so a
                 smaller last chunk counts for what it holds (by examples, also where a mask leaves
-                out some of their steps). The memory for activations is that of one chunk. Defaults
-                to `None`.
+                out some of their steps). In moving statistics it counts in full, but a last chunk
+                of less than half the size hardly counts there, and one example not at all. The
+                memory for activations is that of one chunk. Defaults to `None`.
             **kwargs: As for `keras.Model.compile`.
         """
         super().compile(*args, **kwargs)
@@ -131,8 +132,7 @@ class TrainStep(train_step.Repairs):
                 "built. Call `compile` again with a new one. Received: an optimizer built with "
                 f"{len(known)} variables, of which the model trains {shared} and {len(ours)} in all"
             )
-        size = ops.shape(keras.tree.flatten(data)[0])[0]
-        if isinstance(size, int) and size == 0:
+        if isinstance(length(data), int) and length(data) == 0:
             raise ValueError("A batch must hold examples. Received: an empty batch")
         for layer in keras_internals.layers(self) if self.ghost_batch_size == 1 else ():
             if isinstance(layer, layers.BatchNormalization) and layer.trainable:
@@ -146,15 +146,19 @@ class TrainStep(train_step.Repairs):
         step = Step(backend.read(keras_internals.calls(unscaled)), backend.replica())
         loss_scale = optimizer.scale_loss(1.0)  # 1.0 itself without loss scaling.
         connected, elsewhere = [], []
+        size, examples, before = self.ghost_batch_size, length(data), state
 
         def on_chunk(state, data, chunk):
             batch = Batch(self, data, state, loss_scale)
             asked = ask(optimizer, batch, weights, step._replace(chunk=chunk))
             connected[:] = asked.connected
             elsewhere[:] = [asked.weights is not weights]
-            return asked.grads, batch.metrics(asked, weights)
+            after = batch.metrics(asked, weights)
+            seen = length(data)
+            if size is not None and not (isinstance(seen, int) and seen in (size, examples)):
+                after = weighed(self, share_of(seen, ops.minimum(size, examples)), state, after)
+            return asked.grads, after
 
-        size, before = self.ghost_batch_size, state
         if size is None:
             grads, state = on_chunk(state, data, 0)
         else:

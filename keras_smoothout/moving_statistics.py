@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_smoothout import backend, keras_internals
-from keras_smoothout.evaluation import at, state_variables
+from keras_smoothout.evaluation import at, length, state_variables
 
 SHARE = 16  # A clean pass sees one in so many examples: forward only, it is 2 % of a step.
 FEWEST = 32  # Examples that it sees at least, if the batch has them.
@@ -64,7 +64,7 @@ def clean(model, weights, before, after, x):
     ours = {id(v) for layer in norms for v in layer.non_trainable_variables}
     if not ours:
         return after
-    batch = ops.shape(keras.tree.flatten(x)[0])[0]
+    batch = length(x)
     at_least = max if isinstance(batch, int) else ops.maximum
     seen = at_least(FEWEST, -(-batch // SHARE))
     part = keras.tree.map_structure(lambda x: x[:seen], x)
@@ -80,6 +80,36 @@ def clean(model, weights, before, after, x):
             scope.get_current_value(v) if id(v) in ours else value
             for v, value in zip(state_variables(model), after, strict=True)
         ]
+
+
+def share_of(examples, size):
+    """How much the statistics of a last ghost batch count, as a share of those of a whole one.
+
+        share = 1 if examples >= size / 2 else (examples - 1) / (size - 1)
+
+    The few examples of a small one tell little, and a single one has no variance at all.
+    """
+    share = ops.cast(examples - 1, "float32") / ops.cast(ops.maximum(size - 1, 1), "float32")
+    return ops.where(2 * examples >= size, 1.0, share)
+
+
+def weighed(model, share, before, after):
+    """The state `after` a chunk, whose moving statistics count for `share` of what they would.
+
+    Args:
+        model: A built model.
+        share: Scalar in [0, 1].
+        before: List of tensors, the values of `state_variables(model)` before the chunk.
+        after: List of tensors, those after it.
+    """
+    ours = {id(v) for layer in batch_norms(model) for v in layer.non_trainable_variables}
+
+    def part(variable, old, new):
+        if id(variable) not in ours:
+            return new
+        return ops.cast(1.0 - share, new.dtype) * old + ops.cast(share, new.dtype) * new
+
+    return list(map(part, state_variables(model), before, after))
 
 
 @contextlib.contextmanager

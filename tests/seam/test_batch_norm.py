@@ -79,6 +79,28 @@ def test_is_batch_normalization_chunk_by_chunk(batch, axis):
     np.testing.assert_allclose(again, numbers(plain(x, training=False)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("batch", "share"), [(9, 0), (10, 1 / 7), (11, 2 / 7), (12, 1), (4, 1)])
+def test_a_small_last_ghost_batch_hardly_moves_the_statistics(batch, share):
+    x = np.random.default_rng(0).normal(3, 2, (batch, 5)).astype("float32")
+    layer = ks.GhostBatchNormalization(8, momentum=0.9)
+    layer(x, training=True)
+    expected = [np.zeros(5), np.ones(5)]  # Mean and variance.
+    for part, counts in ((x[:8], 1), (x[8:], share)):
+        for i, new in enumerate((part.mean(0), part.var(0)) if len(part) else ()):
+            expected[i] = expected[i] + 0.1 * counts * (new - expected[i])
+    found = [numbers(layer.moving_mean), numbers(layer.moving_variance)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_ghost_batch_of_any_size_costs_no_more_than_the_batch():
+    layer = ks.GhostBatchNormalization(2**30)
+    x = np.random.default_rng(0).normal(3, 2, (6, 5)).astype("float32")
+    plain = layers.BatchNormalization()
+    expected = numbers(plain(x, training=True))
+    np.testing.assert_allclose(numbers(layer(x, training=True)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(numbers(layer.moving_variance), numbers(plain.moving_variance))
+
+
 def test_without_gamma_and_beta():
     layer = ks.GhostBatchNormalization(2, center=False, scale=False, epsilon=0.0)
     y = numbers(layer(np.array([[1.0], [3.0], [10.0], [30.0]]), training=True))

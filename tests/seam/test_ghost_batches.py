@@ -107,7 +107,8 @@ def chunks_by_hand(x, y, size):
     """Mean of the chunks' losses and gradients weighted by size, and the last state.
 
     Each chunk is one step of plain SGD with learning rate 1 from the same weights; what is not
-    trainable (moving statistics, the seed of the dropout masks) goes on from chunk to chunk.
+    trainable (moving statistics, the seed of the dropout masks) goes on from chunk to chunk, but
+    for moving statistics after a last chunk of one example, which has no variance.
     """
     model = crossing_net()
     model.compile(keras.optimizers.SGD(1.0), LOSS, run_eagerly=TENSORFLOW)
@@ -117,9 +118,12 @@ def chunks_by_hand(x, y, size):
         for variable, value in zip(model.trainable_variables, start, strict=True):
             variable.assign(value)
         xs, ys = x[i : i + size], y[i : i + size]
+        moving = [(v, v.numpy()) for v in model.non_trainable_variables if "moving" in v.name]
         loss += len(xs) / len(x) * on_batch(model, xs, ys)["loss"]
         step = np.concatenate([w.ravel() for w in start]) - flat(model.trainable_variables)
         gradient += len(xs) / len(x) * step
+        for variable, value in moving if len(xs) == 1 else ():
+            variable.assign(value)
     return loss, gradient, flat(model.non_trainable_variables)
 
 
