@@ -37,6 +37,12 @@ def test_a_rate_is_tuned_for_stopping_by_the_same_trials():
     rates = [runner.tuned("noisy", k, done)["learning_rate"] for k in (runner.SMALL, stopped)]
     assert rates == pytest.approx([0.0016, 0.1024])
     assert len(done) == known == 7
+    tuned_to(0.0064, runner.GHOSTS, done, "noisy")
+    for run in done.values():
+        run["stopped_accuracy"] = run["flags"].count("--learning_rate=0.0256")
+    tuned_to(0.08, "SmoothOut", done, "noisy")
+    values = runner.tuned("noisy", "SmoothOut", done)
+    assert values == {"learning_rate": pytest.approx(0.0256), "radius": pytest.approx(0.08)}
     assert stopped in runner.rows("noisy") and stopped not in runner.rows("resnet8")
 
 
