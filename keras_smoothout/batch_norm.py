@@ -162,14 +162,15 @@ def convert(model, ghost_batch_size):
         64
     """
     check_count("ghost_batch_size", ghost_batch_size)
-    if not (getattr(model, "outputs", ()) and batch_norms(model)):
+    if not (getattr(model, "outputs", ()) and batch_norms(model, frozen=True)):
         raise ValueError(
             "`convert` replaces BatchNormalization in built functional and sequential models. "
             f"Received: model={model!r}, which is no such model or has none"
         )
 
     renormalized = ("renorm", "synchronized")
-    other = [x.path for x in batch_norms(model) if any(getattr(x, n, False) for n in renormalized)]
+    norms = batch_norms(model, frozen=True)
+    other = [x.path for x in norms if any(getattr(x, n, False) for n in renormalized)]
     if other:
         raise ValueError(
             "`GhostBatchNormalization` is neither synchronized nor renormalized: make those layers "
@@ -183,7 +184,8 @@ def convert(model, ghost_batch_size):
         return layer.__class__.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=ghost, recursive=True)
-    left = [x.path for x in batch_norms(copy) if not isinstance(x, GhostBatchNormalization)]
+    norms = batch_norms(copy, frozen=True)
+    left = [x.path for x in norms if not isinstance(x, GhostBatchNormalization)]
     if left:
         raise ValueError(
             "`convert` cannot replace BatchNormalization inside another layer, nor a class of its "

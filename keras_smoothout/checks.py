@@ -11,6 +11,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 PERTURBATIONS = ("replica", "shared")
 STATISTICS = ("clean", "perturbed")
 LARGEST = float(np.finfo("float32").max)  # More than that is infinite as a float32 weight.
+INFINITE = -1  # What `tf.data.Dataset.cardinality` returns for it.
 SPARSE = ("sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy)
 
 
@@ -123,6 +124,16 @@ def check_labels(name, labels, classes):
         raise ValueError(
             f"`{name}` must hold whole numbers in [0, {classes - 1}], as there are {classes} "
             f"classes. Received: {name} in [{least}, {most}], of dtype {labels.dtype}"
+        )
+
+
+def check_ends(name, data):
+    """Raise if the batches `data` never end."""
+    whole = isinstance(data, keras.utils.PyDataset) and data.num_batches is None
+    if whole or hasattr(data, "cardinality") and int(data.cardinality()) == INFINITE:
+        raise ValueError(
+            f"`{name}` must end: take a part of it, as in `itertools.islice({name}, 100)`. "
+            f"Received: endless batches, {type(data)}"
         )
 
 

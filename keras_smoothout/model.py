@@ -1,5 +1,7 @@
 """The train step that lets an optimizer ask for gradients: `TrainStep`, `Model`, `wrap`."""
 
+import functools
+
 import keras
 from keras import layers, ops
 
@@ -24,6 +26,7 @@ class TrainStep(train_step.Repairs):
     """
 
     ghost_batch_size = None
+    _reached = False  # Whether the train step that runs has come to ours.
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -34,6 +37,8 @@ class TrainStep(train_step.Repairs):
                 f"`class {name}(keras_smoothout.TrainStep, keras.Model)`. Received: class "
                 f"{name}({', '.join(base.__name__ for base in cls.__bases__)})"
             )
+        if "train_step" in vars(cls) and order.index(cls) < order.index(TrainStep):
+            cls.train_step = calling_ours(cls.train_step)
 
     def compile(self, *args, ghost_batch_size=None, **kwargs):
         """Configure the model for training, as `keras.Model.compile` does.
@@ -86,7 +91,9 @@ class TrainStep(train_step.Repairs):
             self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *given):
+        self._reached = True
         if self._asks:
+            self._check_base()
             train_step.build(self, given[-1])
         if not (self._asks and self.trainable_variables):
             return super().train_step(*given)
@@ -121,6 +128,16 @@ class TrainStep(train_step.Repairs):
             isinstance(optimizer, Method) for optimizer in chain(self.optimizer)
         )
         return methods or self.ghost_batch_size is not None
+
+    def _check_base(self):
+        """Raise if a base class has a train step of its own, which ours would skip."""
+        own = super().train_step.__func__
+        if own is not keras.Model.train_step:
+            raise ValueError(
+                f"`{own.__qualname__}` would be skipped: methods and ghost batches come with a "
+                "train step of their own. Write what it does as `compute_loss`, or use an "
+                f"optimizer of Keras. Received: a {type(self).__name__}"
+            )
 
     def _check_step(self, known, data):
         """Raise if the optimizer knows other variables, or there is nothing to learn from."""
@@ -168,6 +185,24 @@ class TrainStep(train_step.Repairs):
             state = clean(self, weights, before, state, x)
         scaled = [g * ops.cast(loss_scale, g.dtype) for g in grads]
         return [g if c else None for g, c in zip(scaled, connected, strict=True)], state
+
+
+def calling_ours(own):
+    """`own`, a train step in a class before `TrainStep`, which must come to ours by `super()`."""
+
+    @functools.wraps(own)
+    def train_step(self, *args, **kwargs):
+        self._reached = False
+        result = own(self, *args, **kwargs)
+        if self._asks and not self._reached:
+            raise ValueError(
+                "Methods and ghost batches come with a train step of their own: call "
+                "`super().train_step` in yours, or write what it does as `compute_loss`. Received: "
+                f"`{own.__qualname__}`, which does not call it"
+            )
+        return result
+
+    return train_step
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")

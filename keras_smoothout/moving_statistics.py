@@ -19,10 +19,10 @@ FEWEST = 32  # Examples that it sees at least, if the batch has them.
 COUNTED = 384  # Examples, of one pass or several, that the statistics are a mean of.
 
 
-def batch_norms(model):
-    """The BatchNormalization layers of `model`, at any depth, that are not frozen."""
-    flat = keras_internals.layers(model)
-    return [x for x in flat if isinstance(x, layers.BatchNormalization) and x.trainable]
+def batch_norms(model, frozen=False):
+    """The BatchNormalization layers of `model`, at any depth; those that are frozen if asked to."""
+    found = [x for x in keras_internals.layers(model) if isinstance(x, layers.BatchNormalization)]
+    return found if frozen else [layer for layer in found if layer.trainable]
 
 
 def statistics(norms):
@@ -171,6 +171,8 @@ def inputs_of(model, data, batch_size):
             rows = slice(start, start + batch_size)
             yield keras.tree.map_structure(lambda array, rows=rows: array[rows], data)
         return
+    if isinstance(data, keras.utils.PyDataset):  # Iterated over, it may go on after its end.
+        data = map(data.__getitem__, range(data.num_batches))
     for batch in data:
         yield batch[0] if isinstance(batch, (tuple, list)) else batch
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import keras
 
 from keras_smoothout import backend
-from keras_smoothout.checks import check_count, received
+from keras_smoothout.checks import check_count, check_ends, received
 from keras_smoothout.moving_statistics import (
     batch_norms,
     batch_statistics,
@@ -39,8 +39,8 @@ def recalibrate(model, data, batch_size=500):
         batch_size: Number of examples in a batch, if `data` is arrays. Defaults to `500`.
 
     Raises:
-        ValueError: If `data` is empty, is a pair `(x, y)`, or leads to statistics that are not
-            finite; if the model is not built.
+        ValueError: If `data` is empty or endless, is a pair `(x, y)`, or leads to statistics that
+            are not finite; if the model is not built.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
@@ -58,6 +58,7 @@ def recalibrate(model, data, batch_size=500):
     check_count("batch_size", batch_size)
     if not hasattr(data, "shape") and not isinstance(data, Iterable):
         raise ValueError(f"`data` must be an array or batches. {received('data', data)}")
+    check_ends("data", data)
     weights = [backend.read(v) for v in model.trainable_variables]
     state = [backend.read(v) for v in model.non_trainable_variables]
     found = counted(batch_statistics(model), weights, state, inputs_of(model, data, batch_size))

@@ -231,3 +231,20 @@ def test_wrong_uses(wrong, words):
     with pytest.raises(ValueError) as error:
         wrong()
     assert words in str(error.value) and "Received" in str(error.value)
+
+
+def test_a_frozen_backbone_is_converted_and_stays_frozen():
+    backbone = standard_net()
+    backbone.trainable = False
+    x = images(6)[0]
+    model = keras.Sequential([keras.Input(x.shape[1:]), backbone, layers.Dense(2)])
+    copy = ks.convert(model, 4)
+    norms = [v for v in copy._flatten_layers() if isinstance(v, ks.GhostBatchNormalization)]
+    assert norms and not any(layer.trainable for layer in norms)
+    np.testing.assert_allclose(numbers(copy(x)), numbers(model(x)), rtol=1e-5)
+    for frozen in (True, False):  # To be tuned after all: then in ghost batches.
+        copy.trainable = not frozen
+        before = [numbers(layer.moving_mean) for layer in norms]
+        copy(x, training=True)
+        after = [numbers(layer.moving_mean) for layer in norms]
+        assert all(np.array_equal(a, b) == frozen for a, b in zip(after, before, strict=True))

@@ -200,6 +200,47 @@ def wrong_order():
         pass
 
 
+class Alone(ks.Model):
+    """A model whose own step does not come to ours."""
+
+    def train_step(self, *given):
+        return keras.Model.train_step(self, *given)
+
+
+class Counted(ks.Model):
+    """A model whose own step does."""
+
+    steps = 0
+
+    def train_step(self, *given):
+        self.steps += 1
+        return super().train_step(*given)
+
+
+class Base(keras.Model):
+    def train_step(self, *given):
+        return super().train_step(*given)
+
+
+class Above(ks.TrainStep, Base):
+    """A model above one with a step of its own."""
+
+
+def own(cls):
+    """A classifier of a class with a step of its own."""
+
+    class Classifier(cls):
+        def __init__(self):
+            super().__init__()
+            self.head = layers.Dense(3)
+            self(X)
+
+        def call(self, inputs):
+            return self.head(inputs)
+
+    return Classifier
+
+
 def watching(**options):
     return fitting(fit={"callbacks": [ks.DistanceFromInit(**options)]})
 
@@ -249,12 +290,32 @@ USES = [  # The model, its use, the error, and words of it.
     (normed, lambda model: ks.recalibrate(unbuilt(), X), ValueError, "`model` ... model=<Seq"),
     (normed, lambda model: ks.recalibrate(model, X[:0]), ValueError, "`data` ... Received: none"),
     (normed, lambda model: ks.recalibrate(model, None), ValueError, "`data` ... data=None"),
+    (
+        normed,
+        lambda model: ks.recalibrate(model, batches()),
+        ValueError,
+        "`data` must end ... islice",
+    ),
     (normed, lambda model: ks.recalibrate(model, np.inf * X), ValueError, "`data` must be finite"),
     (normed, lambda model: ks.recalibrate(model, X[:, :2]), ValueError, "found shape=(12, 2)"),
     (normed, lambda model: ks.convert(None, 2), ValueError, CONVERT),
     (normed, lambda model: ks.convert(unbuilt(), 2), ValueError, CONVERT),
     (normed, lambda model: ks.convert(ks.wrap(unbuilt()), 2), ValueError, CONVERT),
     (classifier, lambda model: ks.convert(model, 2), ValueError, CONVERT),
+    (own(Alone), fitting(), RuntimeError, "`SmoothOut` has to ask for its gradients"),
+    (
+        own(Alone),
+        fitting(optimizer="sgd", ghost_batch_size=3),
+        ValueError,
+        "`super().train_step` ... `Alone.train_step`",
+    ),
+    (own(Above), fitting(), ValueError, "`Base.train_step` ... Received: a Classifier"),
+    (
+        own(Above),
+        fitting(optimizer="sgd", ghost_batch_size=3),
+        ValueError,
+        "`Base.train_step` ... Received: a Classifier",
+    ),
     (classifier, lambda model: wrong_order(), TypeError, "Wrong(keras_smoothout.TrainStep, keras"),
     (classifier, watching(start=[X]), ValueError, f"{START}[(12, 3)]"),
     (
@@ -281,6 +342,15 @@ def test_wrong_uses_leave_the_model_as_it_was(build, use, error, message):
         use(model)
     assert in_order(message, str(raised.value)), raised.value
     assert_equal(model.get_weights(), before)
+
+
+@pytest.mark.parametrize("cls", [Counted, Alone, Above])
+def test_a_train_step_of_the_users_own_is_kept(cls):
+    model = own(cls)()
+    before = model.get_weights()
+    fitting(optimizer=ks.SmoothOut("sgd") if cls is Counted else "sgd")(model)
+    assert cls is not Counted or model.steps
+    assert np.any(model.get_weights()[0] != before[0])
 
 
 @pytest.mark.tensorflow  # On JAX, `fit` builds the model before.

@@ -1,5 +1,7 @@
 """Moving statistics counted again: those of the data set, and nothing else is touched."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -165,3 +167,31 @@ def test_an_interrupt_leaves_the_model_as_it_was(error):
 def test_no_data_is_an_error():
     with pytest.raises(ValueError, match="`data` must hold examples"):
         ks.recalibrate(one_layer(), [])
+
+
+class Slices(keras.utils.PyDataset):
+    """Two batches; Python would go on to empty ones without end."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return (np.array([[1.0], [2.0], [6.0], [7.0]])[2 * index : 2 * index + 2],)
+
+
+def test_batches_that_end_and_a_part_of_those_that_do_not():
+    model = keras.Sequential([keras.Input((1,)), layers.BatchNormalization()])
+    ks.recalibrate(model, Slices())
+    assert float(model.layers[0].moving_mean[0]) == 4
+    endless = ks.WarmUpBatches(np.array([[1.0], [5.0]]), np.zeros(2), {0: 2})
+    ks.recalibrate(model, itertools.islice(endless, 3))
+    assert float(model.layers[0].moving_mean[0]) == 3
+
+
+@pytest.mark.tensorflow
+def test_endless_datasets_are_refused():
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((1,)), layers.BatchNormalization()])
+    with pytest.raises(ValueError, match="`data` must end"):
+        ks.recalibrate(model, tf.data.Dataset.from_tensors(np.ones((2, 1))).repeat())
