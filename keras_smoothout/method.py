@@ -218,8 +218,22 @@ def keeps_perturbed(optimizer):
 
 
 def included(variables, exclude):
-    """Return the indices of the `variables` of whose path no part is in `exclude`."""
-    return tuple(i for i, v in enumerate(variables) if not set(v.path.split("/")) & set(exclude))
+    """Return the indices of the `variables` that `exclude` leaves.
+
+    Args:
+        variables: List of variables.
+        exclude: Names of variables or layers, compared with the parts of each variable's path.
+            `"gamma"` also stands for the `scale` of RMSNormalization, and `"vector"` for whatever
+            has one axis or none and is no kernel by its name: offsets, scales and slopes.
+    """
+
+    def is_excluded(variable):
+        scales = "gamma" in exclude and variable.name == "scale"
+        flat = len(variable.shape) < 2 and "kernel" not in variable.name
+        vector = "vector" in exclude and flat
+        return scales or vector or set(variable.path.split("/")) & set(exclude)
+
+    return tuple(i for i, v in enumerate(variables) if not is_excluded(v))
 
 
 def strength_at(value, step):

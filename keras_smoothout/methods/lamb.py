@@ -32,7 +32,9 @@ class LAMB(keras.optimizers.Optimizer):
         decay: Weight decay inside the trust ratio, the paper's lambda. (Keras' `weight_decay` acts
             outside of it.) Defaults to `0.0`.
         exclude: Names of variables or layers without decay and ratio; they are compared with the
-            parts of each variable's path. Defaults to `("bias", "gamma", "beta")`.
+            parts of each variable's path. `"vector"` stands for all that have one axis or none.
+            Defaults to `("vector", "bias", "gamma", "beta", "alpha")`: biases, normalizations and
+            slopes.
         **kwargs: As for any Keras optimizer: `clipnorm`, `use_ema`, `name` ...
 
     Raises:
@@ -63,7 +65,7 @@ class LAMB(keras.optimizers.Optimizer):
         beta_2=0.999,
         epsilon=1e-6,
         decay=0.0,
-        exclude=("bias", "gamma", "beta"),
+        exclude=("vector", "bias", "gamma", "beta", "alpha"),
         **kwargs,
     ):
         check_rate("learning_rate", learning_rate)

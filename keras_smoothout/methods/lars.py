@@ -32,8 +32,9 @@ class LARS(keras.optimizers.SGD):
         decay: Weight decay in the gradient, inside the ratio (Keras' `weight_decay` acts outside of
             it). If it is not 0, leave L2 regularizers out of the model. Defaults to `0.0`.
         exclude: Names of variables or layers to step as plain SGD does, without ratio and `decay`;
-            they are compared with the parts of each variable's path. Defaults to
-            `("bias", "gamma", "beta")`.
+            they are compared with the parts of each variable's path. `"vector"` stands for all that
+            have one axis or none. Defaults to `("vector", "bias", "gamma", "beta", "alpha")`:
+            biases, normalizations and slopes.
         **kwargs: As for `keras.optimizers.SGD`.
 
     Raises:
@@ -63,7 +64,7 @@ class LARS(keras.optimizers.SGD):
         nesterov=False,
         trust_coefficient=0.001,
         decay=0.0,
-        exclude=("bias", "gamma", "beta"),
+        exclude=("vector", "bias", "gamma", "beta", "alpha"),
         **kwargs,
     ):
         check_rate("learning_rate", learning_rate)

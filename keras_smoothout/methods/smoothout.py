@@ -47,7 +47,8 @@ class SmoothOut(Method):
         copies: Number of draws K that one gradient averages. Defaults to `1`.
         antithetic: Whether the copies come in pairs `+u, -u`. Defaults to `False`.
         exclude: Names of variables or layers without noise, compared with the parts of each
-            variable's path. Defaults to `("gamma", "beta")`, BatchNormalization's.
+            variable's path. Defaults to `("gamma", "beta")`, the weights of normalizations;
+            `"gamma"` includes the `scale` of RMSNormalization.
         perturbation: `"replica"` for a separate draw on each replica, `"shared"` for the same
             one. Defaults to `"replica"`.
         statistics: `"clean"` for BatchNormalization's moving statistics of `w`, which the model is
