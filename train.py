@@ -24,6 +24,7 @@ per run, and comparison.png. The training loss and accuracy of an epoch are mean
 at the weights where the method evaluates them. The closing table is for the final, clean weights.
 """
 
+import contextlib
 import math
 import os
 import shlex
@@ -35,7 +36,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No start-up messages of Te
 from absl import app, flags
 from etils import epath
 
-from training import courses, curves, devices, methods, options, records, runs
+from training import courses, curves, devices, methods, options, runs, workdirs
 from training.options import FLAGS
 
 flags.adopt_module_key_flags(options)  # --help shows those of the main module.
@@ -57,15 +58,16 @@ def main(_):
         source = runs.load(FLAGS)
         runs.check_network(FLAGS, source)
         course = courses.plan(FLAGS, source.train.examples, there)
-        if there.first:
-            records.prepare(workdir, options.kept(), FLAGS.resume, FLAGS.overwrite)
-            print(
-                f"{FLAGS.dataset}: {source.train.examples} training and {source.test.examples} "
-                f"test images of {source.image_shape}, {source.classes} classes\n{course}\n"
-            )
-        there.agree(0, "")  # The others wait for the workdir.
-        begun = True
-        train(names, seeds, workdir, source, course, there)
+        with workdirs.locked(workdir) if there.first else contextlib.nullcontext():
+            if there.first:
+                workdirs.prepare(workdir, options.kept(), FLAGS.resume, FLAGS.overwrite)
+                print(
+                    f"{FLAGS.dataset}: {source.train.examples} training and {source.test.examples} "
+                    f"test images of {source.image_shape}, {source.classes} classes\n{course}\n"
+                )
+            there.agree(0, "")  # The others wait for the workdir.
+            begun = True
+            train(names, seeds, workdir, source, course, there)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {advice if begun else 'Nothing was trained.'}")
         sys.exit(130)
@@ -105,7 +107,7 @@ def train(names, seeds, workdir, source, course, there):
 
 
 def draw(plot, data, picture, title):
-    with records.whole(picture) as path:
+    with workdirs.whole(picture) as path:
         plot(data, path, title)
 
 

@@ -12,10 +12,11 @@ from etils import epath
 import models
 from keras_smoothout import scaling
 from keras_smoothout.checks import as_flags
-from training import batches, methods
-from training.devices import STRATEGIES
+from training import batches, methods, workdirs
+from training.devices import LOST, STRATEGIES
 
 FLAGS = flags.FLAGS
+STORES = ("gs://", "s3://", "az://", "hf://")  # That `epath` knows.
 switch, number, real = flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float
 text, texts, choice = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_enum
 
@@ -103,6 +104,13 @@ flags.register_validator(
     "must be whole epochs, as in 50,75",
 )
 
+for name in ("workdir", "data_dir"):
+    flags.register_validator(
+        name,
+        lambda path: not path or "://" not in path or path.startswith(STORES),
+        f"must be a folder, or one in a store: {', '.join(STORES)}",
+    )
+
 KINDS = {bool: switch, int: number, float: real, str: text, tuple: texts}
 for option, default, said in methods.generated():  # Those that the methods' constructors take.
     if option not in FLAGS:
@@ -120,7 +128,7 @@ def parse(argv):
             flag.unparse()
         rest = FLAGS(argv)
         if FLAGS.resume_or_begin and FLAGS.workdir:
-            FLAGS.resume = saved_flags().exists()
+            FLAGS.resume = saved_flags() is not None
         if FLAGS.resume and FLAGS.workdir:
             recall({flag.name: flag.value for flag in OURS if flag.present})
         check(FLAGS)
@@ -134,11 +142,11 @@ def parse(argv):
 def recall(given):
     """Set all flags to those of the run in the workdir, except those that can be given again."""
     saved = saved_flags()
-    if not saved.exists():
-        raise flags.Error(f"there is no run to --resume in {FLAGS.workdir}: {saved} is missing")
+    if saved is None:
+        raise flags.Error(f"there is no run to --resume in {FLAGS.workdir}: flags.txt is missing")
     for flag in OURS:
         flag.unparse()
-    FLAGS(["", *saved.read_text().splitlines()])
+    FLAGS(["", *saved.splitlines()])
     FLAGS.resume = True
     for name, value in given.items():
         own = FLAGS[name].value
@@ -153,7 +161,11 @@ def recall(given):
 
 
 def saved_flags():
-    return epath.Path(FLAGS.workdir) / "flags.txt"
+    """The flags of the run in the workdir, or `None`."""
+    try:
+        return workdirs.read_flags(epath.Path(FLAGS.workdir))
+    except (ValueError, OSError, *LOST) as error:
+        sys.exit(f"{error}")
 
 
 def spelled(message):
@@ -178,6 +190,8 @@ def check(f):
     for flag in OURS:
         finite = not isinstance(flag.value, float) or math.isfinite(flag.value)
         refuse(not finite, f"--{flag.name} must be finite")
+        lines = flag.serialize().splitlines()  # flags.txt has one per flag.
+        refuse(len(lines) > 1, f"--{flag.name} must be on one line")
     refuse(f.resume and not f.workdir, "--resume needs --workdir, the folder of the run")
     wanting = f.radius_schedule != "constant" and f.radius is None
     refuse(wanting, "--radius_schedule needs --radius, which it starts from or tends to")
@@ -207,7 +221,7 @@ def check(f):
     refuse(f.warmup_epochs >= f.epochs, "--warmup_epochs must be less than --epochs")
     refuse(f.ghost_batch_size > f.batch_size, "--ghost_batch_size must not exceed --batch_size")
     refuse(f.resume_or_begin and not f.workdir, "--resume_or_begin needs --workdir")
-    remote = "://" in (f.workdir or "")
+    remote = workdirs.remote(f.workdir)
     refuse(f.track_distance and remote, "--track_distance needs a local --workdir")
     refuse(
         f.overwrite and f.resume_or_begin, "--overwrite and --resume_or_begin exclude each other"

@@ -1,57 +1,16 @@
 """What a run leaves on disk: whole files only, so that it can be killed at any moment."""
 
-import contextlib
-import os
-import shlex
+import re
 import signal
-import tempfile
 import time
 
 import keras
 import numpy as np
-from etils import epath
 
 from training import curves
+from training.workdirs import whole
 
-
-@contextlib.contextmanager
-def whole(path):
-    """Yield a local path to write to; at the end its file replaces `path`, whole or not at all."""
-    if "://" in str(path):  # Objects in a store appear whole.
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = epath.Path(folder) / path.name
-            yield temporary
-            temporary.copy(path, overwrite=True)
-        return
-    temporary = path.with_name(f"unfinished-{path.name}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def prepare(workdir, flags, resume=False, overwrite=False):
-    """Make the folder of a run, and write its flags there.
-
-    Raises:
-        ValueError: If it holds a run already.
-        OSError: If it cannot be written to.
-    """
-    if (workdir / "flags.txt").exists() and not resume:
-        if not overwrite:
-            raise ValueError(
-                f"{workdir} holds a run: pass --resume --workdir={shlex.quote(str(workdir))} to "
-                "continue it, --overwrite to delete it, or another --workdir."
-            )
-        for path in workdir.iterdir():  # The flags stay: they mark the folder as that of a run.
-            if path.name != "flags.txt":
-                path.rmtree() if path.is_dir() else path.unlink()
-    workdir.mkdir(parents=True, exist_ok=True)
-    with whole(workdir / "flags.txt") as path:
-        path.write_text(flags)
+CHECKPOINT = re.compile(r"epoch-(\d+)\.npz")
 
 
 class Record(keras.callbacks.Callback):
@@ -99,7 +58,12 @@ def checkpoint(workdir, epoch):
 
 def checkpoints(workdir):
     """All of them, the newest last."""
-    return sorted(workdir.glob("epoch-*.npz"))
+    found = [path for path in workdir.iterdir() if CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=epoch_of)
+
+
+def epoch_of(path):
+    return int(CHECKPOINT.fullmatch(path.name)[1])
 
 
 def variables(model):
@@ -114,7 +78,7 @@ def restore(model, workdir):
         ValueError: If the checkpoint is damaged or of another model. `model` then stays unchanged.
     """
     for newest in checkpoints(workdir)[-1:]:
-        epoch = int(newest.stem[len("epoch-") :])
+        epoch = epoch_of(newest)
         refused = f"{newest} cannot be resumed from: %s. Delete it, or begin in another --workdir."
         try:
             with newest.open("rb") as file, np.load(file) as arrays:

@@ -7,7 +7,7 @@ import keras
 
 import keras_smoothout as ks
 import models
-from training import batches, images, methods, records
+from training import batches, images, methods, records, workdirs
 from training.devices import SharedStatistics
 
 EVALUATION_BATCH = 500
@@ -117,8 +117,8 @@ def train(options, method, seed, source, course, workdir, devices):
     shown = min(last.steps * last.batch_size, source.train.examples)
     summary |= {"seconds_per_epoch": seconds, "images_per_second": shown / seconds}
     if devices.first:
-        with records.whole(workdir / "model.keras") as path:
+        with workdirs.whole(workdir / "model.keras") as path:
             model.save(path)
-        with records.whole(workdir / "summary.json") as path:
+        with workdirs.whole(workdir / "summary.json") as path:
             path.write_text(json.dumps(summary, indent=2) + "\n")
     return history, summary
