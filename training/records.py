@@ -1,8 +1,11 @@
 """What a run leaves on disk: whole files only, so that it can be killed at any moment."""
 
+import hashlib
+import itertools
 import re
 import signal
 import time
+import zipfile
 
 import keras
 import numpy as np
@@ -45,7 +48,7 @@ class Record(keras.callbacks.Callback):
         with whole(self.workdir / "metrics.csv") as path:
             curves.write(self.history, path)
         with whole(checkpoint(self.workdir, epoch + 1)) as path:
-            np.savez(path, *[variable.numpy() for variable in variables(self.model)])
+            save(self.model, path)
         best = max(self.history, key=lambda row: row["val_accuracy"])["epoch"]
         for path in checkpoints(self.workdir)[: -self.keep]:
             if path != checkpoint(self.workdir, best):
@@ -71,6 +74,50 @@ def variables(model):
     return [*model.variables, *model.optimizer.variables]
 
 
+def named(values):
+    """Dict of arrays by the place and the path of their variables, as a checkpoint has them."""
+    return {f"{i:04d}/{variable.path}": value for i, (variable, value) in enumerate(values)}
+
+
+def digest(arrays):
+    """SHA-256 over names, types, shapes and numbers."""
+    found = hashlib.sha256()
+    for name, array in arrays.items():
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest().encode()
+
+
+def save(model, path):
+    """Write an .npz file of all variables, whose comment is their digest."""
+    arrays = named((variable, variable.numpy()) for variable in variables(model))
+    np.savez(path, **arrays)
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = digest(arrays)
+
+
+def load(path):
+    """Return the arrays of a checkpoint, by name, and the digest that `save` added."""
+    with path.open("rb") as file, np.load(file) as archive:
+        return dict(archive), archive.zip.comment
+
+
+def difference(model, arrays):
+    """Say what the first array is that is not as a model's variable, or return `None`."""
+    ours = [kind(*row) for row in named((v, v) for v in variables(model)).items()]
+    theirs = [kind(*row) for row in arrays.items()]
+    for a, b in itertools.zip_longest(theirs, ours, fillvalue="none"):
+        if a != b:
+            return f"its array is {a}, where this model has {b}"
+    return None
+
+
+def kind(name, value):
+    """Name, type and shape. Keras numbers names by what a process has made before: no numbers."""
+    path = re.sub(r"_\d+(?=[/_]|$)", "", name.partition("/")[2])
+    return f"{path or name}, {value.dtype} {tuple(value.shape)}"
+
+
 def restore(model, workdir):
     """Set `model` to the newest checkpoint, if there is one, and return the history up to it.
 
@@ -81,17 +128,18 @@ def restore(model, workdir):
         epoch = epoch_of(newest)
         refused = f"{newest} cannot be resumed from: %s. Delete it, or begin in another --workdir."
         try:
-            with newest.open("rb") as file, np.load(file) as arrays:
-                values = list(arrays.values())
+            arrays, said = load(newest)
             history = curves.read(workdir / "metrics.csv")[:epoch]
         except Exception as error:  # A damaged file can raise anything.
             raise ValueError(refused % f"it or metrics.csv is damaged ({error})") from error
-        ours, theirs = ([x.shape for x in xs] for xs in (variables(model), values))
-        if ours != theirs:
-            raise ValueError(refused % "it is of another model or method")
-        if len(history) < epoch:
+        differs = difference(model, arrays)
+        if differs:
+            raise ValueError(refused % f"it is of another model or method ({differs})")
+        if said != digest(arrays):
+            raise ValueError(refused % "it is damaged or changed (its digest is of other arrays)")
+        if [row["epoch"] for row in history] != list(range(1, epoch + 1)):
             raise ValueError(refused % f"metrics.csv has {len(history)} epochs of {epoch}")
-        for variable, value in zip(variables(model), values, strict=True):
+        for variable, value in zip(variables(model), arrays.values(), strict=True):
             variable.assign(value)
         return history
     return []

@@ -106,11 +106,11 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
     run(tmp_path / "whole", *flags, "--epochs=3")
     saved = records.np.savez
 
-    def killed(path, *arrays):
+    def killed(path, **arrays):
         if "000002" in path.name:
             path.write_bytes(b"half of it")
             raise KeyboardInterrupt
-        saved(path, *arrays)
+        saved(path, **arrays)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit:
         patch.setattr(records.np, "savez", killed)
@@ -134,6 +134,10 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
         (
             lambda path: path.write_bytes(b""),
             "npz cannot be resumed from: it or metrics.csv is damaged",
+        ),
+        (
+            lambda path: np.savez(path, **np.load(path)),
+            "it is damaged or changed (its digest is of other arrays)",
         ),
         (lambda path: np.savez(path, np.zeros(3)), "it is of another model"),
         (lambda path: path.with_name("metrics.csv").unlink(), "it or metrics.csv is damaged"),
