@@ -28,9 +28,12 @@ import contextlib
 import math
 import os
 import shlex
-import signal
 import sys
 
+from training import signals
+
+if __name__ == "__main__":
+    signals.listen()  # Before the imports that take seconds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No start-up messages of TensorFlow.
 
 from absl import app, flags
@@ -42,15 +45,18 @@ from training.options import FLAGS
 flags.adopt_module_key_flags(options)  # --help shows those of the main module.
 
 
+@signals.noted()
 def main(_):
     names, seeds = FLAGS.compare or [FLAGS.method], range(FLAGS.seed, FLAGS.seed + FLAGS.seeds)
     default = f"runs/{FLAGS.dataset}-{FLAGS.model}-{'-'.join(names)}"
     workdir = epath.Path(FLAGS.workdir or default)
     resume = f"--resume --workdir={shlex.quote(str(workdir))}"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Treat a preemption like Ctrl-C.
     begun, advice = False, f"To continue after the last whole epoch:\n  python train.py {resume}"
     try:
+        signals.check()
         there = devices.opened(FLAGS)
+        signals.listen()  # JAX takes SIGTERM for itself where it has several processes.
+        signals.check()
         sizes = FLAGS.batch_size, FLAGS.base_batch_size or 1
         course = courses.plan(FLAGS, math.lcm(*sizes) * FLAGS.steps_per_execution)
         for method in names:  # Checked before any work.
@@ -58,6 +64,7 @@ def main(_):
         source = runs.load(FLAGS)
         runs.check_network(FLAGS, source)
         course = courses.plan(FLAGS, source.train.examples, there)
+        signals.check()
         with workdirs.locked(workdir) if there.first else contextlib.nullcontext():
             if there.first:
                 workdirs.prepare(workdir, options.kept(), FLAGS.resume, FLAGS.overwrite)

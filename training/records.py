@@ -3,14 +3,13 @@
 import hashlib
 import itertools
 import re
-import signal
 import time
 import zipfile
 
 import keras
 import numpy as np
 
-from training import curves
+from training import curves, signals
 from training.workdirs import whole
 
 CHECKPOINT = re.compile(r"epoch-(\d+)\.npz")
@@ -146,36 +145,17 @@ def restore(model, workdir):
 
 
 class Interruption(keras.callbacks.Callback):
-    """End the training on Ctrl-C or SIGTERM: after the current step, and on a second one at once.
+    """End the training after the step in which a signal came, see `training.signals`.
 
     During a validation, end it after the epoch, which the callbacks before this one have saved by
-    then. Python's own handler raises wherever the program happens to be, and what is raised in a
-    destructor is lost.
+    then.
     """
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def on_train_begin(self, logs=None):
-        self.received = False
-        self.kept = [signal.signal(number, self.receive) for number in self.signals]
-
-    def receive(self, number, frame):
-        self.received = True
-        self.on_train_end()
-
-    def on_train_end(self, logs=None):
-        for number, handler in zip(self.signals, self.kept, strict=True):
-            signal.signal(number, handler)
-
     def on_train_batch_end(self, batch, logs=None):
-        self._end()
+        signals.check()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._end()
-
-    def _end(self):
-        if self.received:
-            raise KeyboardInterrupt
+        signals.check()
 
 
 class TerminateOnNaN(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ import keras
 
 import keras_smoothout as ks
 import models
-from training import batches, images, methods, records, workdirs
+from training import batches, images, methods, records, signals, workdirs
 from training.devices import SharedStatistics
 
 EVALUATION_BATCH = 500
@@ -90,6 +90,7 @@ def train(options, method, seed, source, course, workdir, devices):
     if devices.first:
         callbacks.append(keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False))
     callbacks.append(records.Interruption())
+    signals.check()
     for stage in course.stages:
         epochs = range(max(stage.epochs.start, len(history)), stage.epochs.stop)
         if not epochs:
@@ -105,10 +106,12 @@ def train(options, method, seed, source, course, workdir, devices):
             verbose=options.verbose if devices.first else 0,
             callbacks=callbacks,
         )
+    signals.check()
     if options.recalibrate:
         ks.recalibrate(model, training)
     summary = {"method": method, "seed": seed, "epochs": course.epochs}
     for split, examples in (("train", training), ("test", test)):
+        signals.check()
         numbers = model.evaluate(examples, verbose=0, return_dict=True)
         summary |= {f"{split}_{metric}": value for metric, value in numbers.items()}
     # Without the first epoch, in which the step is compiled.
