@@ -78,12 +78,14 @@ def main(_):
     except KeyboardInterrupt:
         print(f"\nInterrupted. {advice if begun else 'Nothing was trained.'}")
         sys.exit(130)
-    except (ValueError, OSError, FloatingPointError, flags.Error) as error:
+    except (ValueError, OSError, MemoryError, FloatingPointError, flags.Error) as error:
         message = options.spelled(str(error))
         sys.exit(f"{message}\n{advice}" if begun and isinstance(error, OSError) else message)
     except devices.LOST as error:
         if not begun:  # An object store that cannot be reached.
             sys.exit(str(error))
+        if devices.cause(error):
+            sys.exit(f"{devices.cause(error)}\n{advice}")
         if there.processes == 1:
             raise
         sys.exit(f"{error}\nA worker is lost: start all of them again. {advice}")

@@ -1,5 +1,6 @@
 """The flags of train.py: what they mean, what excludes what, and what a resumed run recalls."""
 
+import functools
 import inspect
 import math
 import re
@@ -17,7 +18,9 @@ from training.devices import LOST, STRATEGIES
 
 FLAGS = flags.FLAGS
 STORES = ("gs://", "s3://", "az://", "hf://")  # That `epath` knows.
-switch, number, real = flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float
+LARGEST = 2**31 - 1  # Of TensorFlow's int32.
+switch, real = flags.DEFINE_bool, flags.DEFINE_float
+number = functools.partial(flags.DEFINE_integer, upper_bound=LARGEST)
 text, texts, choice = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_enum
 
 text("dataset", "digits", "'digits', or any image classification set of tfds.")
@@ -32,7 +35,9 @@ choice("augment", "none", batches.AUGMENTATIONS, "Random crops, and mirror image
 real("label_smoothing", 0.0, "Share of each label that is spread over all classes.", 0, 1)
 
 choice("model", "f1", models.NAMES, "Network.")
-real("width", None, "Factor of a network's numbers of filters (default: the network's own).", 0)
+real(
+    "width", None, "Factor of a network's numbers of filters (default: the network's own).", 0, 1000
+)
 real("dropout", None, "Rate of a network's dropout (default: the network's own).", 0, 1)
 real("l2", 0.0, "Weight decay in the loss: adds l2/2 times the squared norm of weights.", 0)
 
@@ -76,14 +81,16 @@ real("weight_decay", 0.004, "Decoupled weight decay of adamw.", 0)
 real("clipnorm", None, "Clip the norm of each gradient.", 0)
 real("global_clipnorm", None, "Clip the norm of all gradients together.", 0)
 real("clipvalue", None, "Clip each element of the gradients.", 0)
-number("seed", 0, "Seed of weights, order, augmentation, dropout and noise.", 0, 2**31)
+number("seed", 0, "Seed of weights, order, augmentation, dropout and noise.", 0)
 
 choice("mixed_precision", "float32", ("float32", "mixed_float16", "mixed_bfloat16"), "Precision.")
 choice("jit", "auto", ("auto", "on", "off"), "Compile the step with XLA; auto leaves it to Keras.")
 switch("run_eagerly", False, "Do not trace the step, for debugging.")
 number("steps_per_execution", 1, "Steps per call of the traced function.", 1)
 choice("strategy", "default", STRATEGIES, "One device, or a replica on each of many.")
-number("devices", 1, "Devices to split a CPU into, for mirrored or data_parallel.", 1)
+number(
+    "devices", 1, "Devices to split a CPU into, for mirrored or data_parallel.", 1, upper_bound=1024
+)
 text("tpu", None, "Name of the TPU for --strategy=tpu, or 'local' on a TPU VM.")
 
 switch("recalibrate", False, "Re-estimate moving statistics on the training images at the end.")
@@ -96,11 +103,11 @@ number(
     "keep_checkpoints", 2, "Newest checkpoints to keep, in addition to that of the best epoch.", 1
 )
 switch("overwrite", False, "Delete the run in --workdir first.")
-number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, 2)
+number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, upper_bound=2)
 
 flags.register_validator(
     "lr_milestones",
-    lambda epochs: all(map(str.isdecimal, epochs)),
+    lambda epochs: all(e.isdecimal() and len(e) <= 10 for e in epochs),  # That of LARGEST.
     "must be whole epochs, as in 50,75",
 )
 
@@ -135,7 +142,7 @@ def parse(argv):
         if rest[1:]:
             raise flags.Error(f"train.py takes flags only. Received: {' '.join(rest[1:])}")
         return rest
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # A --flagfile that is no text, too.
         sys.exit(f"{error}\nAll flags are explained by: python train.py --help")
 
 
@@ -226,6 +233,7 @@ def check(f):
     refuse(
         f.overwrite and f.resume_or_begin, "--overwrite and --resume_or_begin exclude each other"
     )
+    refuse(f.devices > f.batch_size, "--devices must not exceed --batch_size")
     refuse(f.devices > 1 and not split, "--devices needs --strategy=mirrored or data_parallel")
     refuse(
         f.strategy != "default" and backend != theirs,

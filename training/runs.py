@@ -1,6 +1,7 @@
 """One run: a model, trained by one method from one seed, for all epochs or those left."""
 
 import json
+import os
 import statistics
 
 import keras
@@ -42,12 +43,18 @@ def network(options, source):
 
 
 def check_network(options, source):
-    """Raise for options that make no network; no weight is drawn."""
+    """Raise for options that make no network, or none that fits; no weight is drawn."""
     try:
         with keras.StatelessScope(initialize_variables=False):
-            network(options, source)
+            weights = network(options, source).count_params()
     finally:  # Or the next scope would initialize these weights.
         keras.utils.clear_session(free_memory=False)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * weights > memory:
+        raise ValueError(
+            f"The network has {weights:.3g} weights of 4 bytes, and this machine {memory:.3g} "
+            "bytes of memory: choose a smaller --width, --image_size or --model."
+        )
 
 
 def build(options, method, seed, source, course):

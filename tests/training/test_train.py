@@ -12,14 +12,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from etils import epath
 
 import keras_smoothout as ks
 import train
 from keras_smoothout import datasets
-from training import batches, courses, curves, images, methods, options, records, workdirs
+from training import batches, courses, curves, images, methods, options, records, runs, workdirs
 
 ROOT = Path(__file__).parents[2]
+FF = bytes([255, 254, 0])
 HOST = socket.gethostname()
 ARTIFACTS = {"flags.txt", "metrics.csv", "model.keras", "summary.json", "curves.png"}
 TINY = ("--train_examples=60", "--batch_size=40", "--verbose=0")
@@ -431,6 +433,10 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--train_examples=1438", "--train_examples must be <= 1437"),
         ("--dataset=cifar10 --data_dir=/no/such/folder", "Pass --download to fetch it"),
         ("--model=resnet21", "flag --model=resnet21"),
+        ("--image_size=773", "--image_size must be <= 772, for 1797 images in memory at once"),
+        ("--model=c1 --width=1000", "weights of 4 bytes, and this machine"),
+        ("--model=c1 --width=1e300", "flag --width=1e300"),
+        ("--strategy=mirrored --devices=129", "--devices must not exceed --batch_size"),
         ("--data_dir=hdfs://a", "flag --data_dir=hdfs://a: must be a folder, or one in a store"),
         ("smoothout", "train.py takes flags only. Received: smoothout"),
     ],
@@ -439,6 +445,51 @@ def test_wrong_flags_are_refused_before_any_work(tmp_path, flags, words):
     workdir = [] if "--resume" in flags else [f"--workdir={tmp_path / 'run'}"]
     assert words in ending([*workdir, *flags.split()])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [2**31, 2**63, 10**30, 10**400, "1" + "0" * 5000])
+def test_huge_integers_are_refused(tmp_path, value):
+    """Those of every flag; many would end in an overflow, or in no memory."""
+    numbers = [flag.name for flag in options.OURS if flag.flag_type() == "int"]
+    assert {"epochs", "devices", "copies", "image_size", "seeds"} < set(numbers)
+    for name in numbers:
+        words = ending([f"--workdir={tmp_path / 'run'}", f"--{name}={value}"])
+        assert f"flag --{name}={value}" in words and "--help" in words
+    flags = ["--lr_schedule=piecewise", f"--lr_milestones={value}", "--epochs=2147483647"]
+    assert "--lr_milestones" in ending([f"--workdir={tmp_path / 'run'}", *flags])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.mkdir(), lambda path: path.write_bytes(FF)])
+def test_a_flagfile_that_cannot_be_read(tmp_path, spoil):
+    assert str(tmp_path / "none") in ending([f"--flagfile={tmp_path / 'none'}"])
+    spoil(tmp_path / "flags")
+    assert "explained by: python train.py --help" in ending([f"--flagfile={tmp_path / 'flags'}"])
+
+
+def test_a_full_disk_under_tensorboard_says_how_to_continue(tmp_path, monkeypatch):
+    """Its error is TensorFlow's, not Python's."""
+    path = "/small/tensorboard/events.v2"
+    words = f"{{{{function_node a}}}} {path}; No space left on device\n\tFailed to flush"
+
+    class Full(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise tf.errors.ResourceExhaustedError(None, None, words)
+
+    monkeypatch.setattr(keras.callbacks, "TensorBoard", lambda *_, **__: Full())
+    message = ending([f"--workdir={tmp_path}", *TINY])
+    assert message.startswith(f"{path}; No space left on device\nTo continue after the last whole")
+    assert len(records.checkpoints(tmp_path)) == 1
+
+
+def test_no_memory_for_a_step_names_smaller_ones(tmp_path, monkeypatch):
+    for error in (
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+    ):
+        monkeypatch.setattr(runs, "build", lambda *_, error=error: (_ for _ in ()).throw(error))
+        message = ending([f"--workdir={tmp_path}", *TINY, "--overwrite"])
+        assert message.startswith("Out of memory: ") and "smaller --batch_size" in message
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\u2028", "\x85"])
