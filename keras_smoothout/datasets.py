@@ -137,6 +137,7 @@ def open_digits(split, image_size):
 def prepared(dataset, data_dir, download, image_size):
     """The builder of a classification set, its feature of images, and that of labels."""
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
 
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
@@ -145,6 +146,11 @@ def prepared(dataset, data_dir, download, image_size):
             "`dataset` must be 'digits' or a name of https://www.tensorflow.org/datasets/catalog. "
             f"Received: dataset={dataset}"
         ) from None
+    except ParseError as error:
+        raise ValueError(
+            f"Dataset '{dataset}' is damaged: delete it, and pass `download` to fetch it again. "
+            f"{error}"
+        ) from error
     pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
     kinds = tfds.features.Image, tfds.features.ClassLabel
     if len(pair) != 2 or not all(map(isinstance, pair, kinds)):

@@ -467,6 +467,16 @@ def test_a_flagfile_that_cannot_be_read(tmp_path, spoil):
     assert "explained by: python train.py --help" in ending([f"--flagfile={tmp_path / 'flags'}"])
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_damaged_set_of_images_is_told(tmp_path, text):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(text)
+    (folder / "features.json").write_text("{}")
+    words = ending(["--dataset=mnist", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'run'}"])
+    assert "Dataset 'mnist' is damaged: delete it, and pass --download" in words
+
+
 def test_a_full_disk_under_tensorboard_says_how_to_continue(tmp_path, monkeypatch):
     """Its error is TensorFlow's, not Python's."""
     path = "/small/tensorboard/events.v2"
