@@ -24,32 +24,39 @@ per run, and comparison.png. The training loss and accuracy of an epoch are mean
 at the weights where the method evaluates them. The closing table is for the final, clean weights.
 """
 
+import contextlib
 import math
 import os
 import shlex
-import signal
 import sys
 
+from training import signals
+
+if __name__ == "__main__":
+    signals.listen()  # Before the imports that take seconds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No start-up messages of TensorFlow.
 
 from absl import app, flags
 from etils import epath
 
-from training import courses, curves, devices, methods, options, records, runs
+from training import courses, curves, devices, methods, options, runs, workdirs
 from training.options import FLAGS
 
 flags.adopt_module_key_flags(options)  # --help shows those of the main module.
 
 
+@signals.noted()
 def main(_):
     names, seeds = FLAGS.compare or [FLAGS.method], range(FLAGS.seed, FLAGS.seed + FLAGS.seeds)
     default = f"runs/{FLAGS.dataset}-{FLAGS.model}-{'-'.join(names)}"
     workdir = epath.Path(FLAGS.workdir or default)
     resume = f"--resume --workdir={shlex.quote(str(workdir))}"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Treat a preemption like Ctrl-C.
     begun, advice = False, f"To continue after the last whole epoch:\n  python train.py {resume}"
     try:
+        signals.check()
         there = devices.opened(FLAGS)
+        signals.listen()  # JAX takes SIGTERM for itself where it has several processes.
+        signals.check()
         sizes = FLAGS.batch_size, FLAGS.base_batch_size or 1
         course = courses.plan(FLAGS, math.lcm(*sizes) * FLAGS.steps_per_execution)
         for method in names:  # Checked before any work.
@@ -57,24 +64,28 @@ def main(_):
         source = runs.load(FLAGS)
         runs.check_network(FLAGS, source)
         course = courses.plan(FLAGS, source.train.examples, there)
-        if there.first:
-            records.prepare(workdir, options.kept(), FLAGS.resume, FLAGS.overwrite)
-            print(
-                f"{FLAGS.dataset}: {source.train.examples} training and {source.test.examples} "
-                f"test images of {source.image_shape}, {source.classes} classes\n{course}\n"
-            )
-        there.agree(0, "")  # The others wait for the workdir.
-        begun = True
-        train(names, seeds, workdir, source, course, there)
+        signals.check()
+        with workdirs.locked(workdir) if there.first else contextlib.nullcontext():
+            if there.first:
+                workdirs.prepare(workdir, options.kept(), FLAGS.resume, FLAGS.overwrite)
+                print(
+                    f"{FLAGS.dataset}: {source.train.examples} training and {source.test.examples} "
+                    f"test images of {source.image_shape}, {source.classes} classes\n{course}\n"
+                )
+            there.agree(0, "")  # The others wait for the workdir.
+            begun = True
+            train(names, seeds, workdir, source, course, there)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {advice if begun else 'Nothing was trained.'}")
         sys.exit(130)
-    except (ValueError, OSError, FloatingPointError, flags.Error) as error:
+    except (ValueError, OSError, MemoryError, FloatingPointError, flags.Error) as error:
         message = options.spelled(str(error))
         sys.exit(f"{message}\n{advice}" if begun and isinstance(error, OSError) else message)
     except devices.LOST as error:
         if not begun:  # An object store that cannot be reached.
             sys.exit(str(error))
+        if devices.cause(error):
+            sys.exit(f"{devices.cause(error)}\n{advice}")
         if there.processes == 1:
             raise
         sys.exit(f"{error}\nA worker is lost: start all of them again. {advice}")
@@ -105,7 +116,7 @@ def train(names, seeds, workdir, source, course, there):
 
 
 def draw(plot, data, picture, title):
-    with records.whole(picture) as path:
+    with workdirs.whole(picture) as path:
         plot(data, path, title)
 
 

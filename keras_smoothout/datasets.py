@@ -16,6 +16,7 @@ import numpy as np
 from keras_smoothout.checks import check_labels
 
 MEMORY_BYTES = 2**30  # Of pixels; what is more is streamed.
+BATCH = 100  # Images at once, where all are read.
 MOMENT_EXAMPLES = 10_000  # Streamed parts estimate mean and deviation from their first ones.
 
 
@@ -110,7 +111,7 @@ def opened(dataset, split, data_dir=None, download=False, image_size=None):
         part = open_digits(split, image_size)
     else:
         part = held(open_tfds(dataset, split, data_dir, download, image_size))
-    labels = part.arrays[1] if part.arrays else next(part.batches(100))[1]
+    labels = part.arrays[1] if part.arrays else next(part.batches(BATCH))[1]
     check_labels(f"labels of {part.name}", labels, part.classes)
     return part
 
@@ -127,6 +128,7 @@ def open_digits(split, image_size):
     options = {"test_size": 360, "stratify": data.target, "random_state": 0}
     images = data.images[..., None].astype("uint8")
     if image_size:
+        check_size(image_size, len(images), 1)
         images = keras.ops.convert_to_numpy(resized(images, image_size))
     images, labels = train_test_split(images, data.target, **options)[split == "test" :: 2]
     return Part(f"digits/{split}", len(labels), images.shape[1:], 10, (images, labels))
@@ -135,6 +137,7 @@ def open_digits(split, image_size):
 def prepared(dataset, data_dir, download, image_size):
     """The builder of a classification set, its feature of images, and that of labels."""
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
 
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
@@ -143,6 +146,11 @@ def prepared(dataset, data_dir, download, image_size):
             "`dataset` must be 'digits' or a name of https://www.tensorflow.org/datasets/catalog. "
             f"Received: dataset={dataset}"
         ) from None
+    except ParseError as error:
+        raise ValueError(
+            f"Dataset '{dataset}' is damaged: delete it, and pass `download` to fetch it again. "
+            f"{error}"
+        ) from error
     pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
     kinds = tfds.features.Image, tfds.features.ClassLabel
     if len(pair) != 2 or not all(map(isinstance, pair, kinds)):
@@ -172,9 +180,20 @@ def open_tfds(dataset, split, data_dir, download, image_size):
     except (KeyError, ValueError) as error:
         raise ValueError(f"'{dataset}' has no images in the split '{split}': {error}") from error
     if image_size:
+        check_size(image_size, BATCH, image.shape[2])
         stream = stream.map(lambda x, y: (resized(x, image_size), y), os.cpu_count())
     shape = (image_size, image_size, image.shape[2]) if image_size else image.shape
     return Part(f"{dataset}/{split}", examples, shape, label.num_classes, stream=stream)
+
+
+def check_size(image_size, images, channels):
+    """Raise unless so many resized images fit into memory at once."""
+    most = math.isqrt(MEMORY_BYTES // (images * channels))
+    if image_size > most:
+        raise ValueError(
+            f"`image_size` must be <= {most}, for {images} images in memory at once. "
+            f"Received: image_size={image_size}"
+        )
 
 
 def resized(images, size):
@@ -208,7 +227,7 @@ def moments(part):
     if part.stream is not None:
         part = part._replace(stream=part.stream.take(MOMENT_EXAMPLES))
     pixels, total, squares = 0, 0.0, 0.0
-    for images, _ in part.batches(100):
+    for images, _ in part.batches(BATCH):
         images = images.astype("float64")
         pixels += images[..., 0].size
         total = total + images.sum((0, 1, 2))  # (channels,)

@@ -1,6 +1,7 @@
 """Where the steps run: on one device, on all of a machine, on several machines or on a TPU."""
 
 import contextlib
+import errno
 import json
 import os
 from typing import NamedTuple
@@ -9,6 +10,9 @@ import keras
 import tensorflow as tf
 
 LOST = (tf.errors.OpError, RuntimeError)  # What a step raises if its peers are gone.
+DISK = [
+    os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+]
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu", "data_parallel")
 CLUSTER = (
     '{"cluster": {"worker": ["HOST1:2222", "HOST2:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -47,6 +51,20 @@ class Devices(NamedTuple):
         total, replicas = sums(self.strategy, [float(number), 1.0] if self.first else [0.0, 0.0])
         if any(sums(self.strategy, [float(number != total / replicas)])):
             raise ValueError(message)
+
+
+def cause(error):
+    """Say what a full disk or memory did to a step or to TensorBoard; `None` for other errors."""
+    for line in str(error).splitlines():
+        if any(words in line for words in DISK):
+            return line.rpartition("}} ")[2]
+    exhausted = isinstance(error, tf.errors.ResourceExhaustedError)
+    if exhausted or "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"Out of memory: {str(error).splitlines()[0].rpartition('}} ')[2]}\nTry a smaller "
+            "--batch_size or --model, ghost batches, or --mixed_precision."
+        )
+    return None
 
 
 def sums(strategy, numbers):

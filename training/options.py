@@ -1,5 +1,6 @@
 """The flags of train.py: what they mean, what excludes what, and what a resumed run recalls."""
 
+import functools
 import inspect
 import math
 import re
@@ -12,11 +13,14 @@ from etils import epath
 import models
 from keras_smoothout import scaling
 from keras_smoothout.checks import as_flags
-from training import batches, methods
-from training.devices import STRATEGIES
+from training import batches, methods, workdirs
+from training.devices import LOST, STRATEGIES
 
 FLAGS = flags.FLAGS
-switch, number, real = flags.DEFINE_bool, flags.DEFINE_integer, flags.DEFINE_float
+STORES = ("gs://", "s3://", "az://", "hf://")  # That `epath` knows.
+LARGEST = 2**31 - 1  # Of TensorFlow's int32.
+switch, real = flags.DEFINE_bool, flags.DEFINE_float
+number = functools.partial(flags.DEFINE_integer, upper_bound=LARGEST)
 text, texts, choice = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_enum
 
 text("dataset", "digits", "'digits', or any image classification set of tfds.")
@@ -31,7 +35,9 @@ choice("augment", "none", batches.AUGMENTATIONS, "Random crops, and mirror image
 real("label_smoothing", 0.0, "Share of each label that is spread over all classes.", 0, 1)
 
 choice("model", "f1", models.NAMES, "Network.")
-real("width", None, "Factor of a network's numbers of filters (default: the network's own).", 0)
+real(
+    "width", None, "Factor of a network's numbers of filters (default: the network's own).", 0, 1000
+)
 real("dropout", None, "Rate of a network's dropout (default: the network's own).", 0, 1)
 real("l2", 0.0, "Weight decay in the loss: adds l2/2 times the squared norm of weights.", 0)
 
@@ -75,14 +81,16 @@ real("weight_decay", 0.004, "Decoupled weight decay of adamw.", 0)
 real("clipnorm", None, "Clip the norm of each gradient.", 0)
 real("global_clipnorm", None, "Clip the norm of all gradients together.", 0)
 real("clipvalue", None, "Clip each element of the gradients.", 0)
-number("seed", 0, "Seed of weights, order, augmentation, dropout and noise.", 0, 2**31)
+number("seed", 0, "Seed of weights, order, augmentation, dropout and noise.", 0)
 
 choice("mixed_precision", "float32", ("float32", "mixed_float16", "mixed_bfloat16"), "Precision.")
 choice("jit", "auto", ("auto", "on", "off"), "Compile the step with XLA; auto leaves it to Keras.")
 switch("run_eagerly", False, "Do not trace the step, for debugging.")
 number("steps_per_execution", 1, "Steps per call of the traced function.", 1)
 choice("strategy", "default", STRATEGIES, "One device, or a replica on each of many.")
-number("devices", 1, "Devices to split a CPU into, for mirrored or data_parallel.", 1)
+number(
+    "devices", 1, "Devices to split a CPU into, for mirrored or data_parallel.", 1, upper_bound=1024
+)
 text("tpu", None, "Name of the TPU for --strategy=tpu, or 'local' on a TPU VM.")
 
 switch("recalibrate", False, "Re-estimate moving statistics on the training images at the end.")
@@ -95,13 +103,20 @@ number(
     "keep_checkpoints", 2, "Newest checkpoints to keep, in addition to that of the best epoch.", 1
 )
 switch("overwrite", False, "Delete the run in --workdir first.")
-number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, 2)
+number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, upper_bound=2)
 
 flags.register_validator(
     "lr_milestones",
-    lambda epochs: all(map(str.isdecimal, epochs)),
+    lambda epochs: all(e.isdecimal() and len(e) <= 10 for e in epochs),  # That of LARGEST.
     "must be whole epochs, as in 50,75",
 )
+
+for name in ("workdir", "data_dir"):
+    flags.register_validator(
+        name,
+        lambda path: not path or "://" not in path or path.startswith(STORES),
+        f"must be a folder, or one in a store: {', '.join(STORES)}",
+    )
 
 KINDS = {bool: switch, int: number, float: real, str: text, tuple: texts}
 for option, default, said in methods.generated():  # Those that the methods' constructors take.
@@ -120,25 +135,25 @@ def parse(argv):
             flag.unparse()
         rest = FLAGS(argv)
         if FLAGS.resume_or_begin and FLAGS.workdir:
-            FLAGS.resume = saved_flags().exists()
+            FLAGS.resume = saved_flags() is not None
         if FLAGS.resume and FLAGS.workdir:
             recall({flag.name: flag.value for flag in OURS if flag.present})
         check(FLAGS)
         if rest[1:]:
             raise flags.Error(f"train.py takes flags only. Received: {' '.join(rest[1:])}")
         return rest
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # A --flagfile that is no text, too.
         sys.exit(f"{error}\nAll flags are explained by: python train.py --help")
 
 
 def recall(given):
     """Set all flags to those of the run in the workdir, except those that can be given again."""
     saved = saved_flags()
-    if not saved.exists():
-        raise flags.Error(f"there is no run to --resume in {FLAGS.workdir}: {saved} is missing")
+    if saved is None:
+        raise flags.Error(f"there is no run to --resume in {FLAGS.workdir}: flags.txt is missing")
     for flag in OURS:
         flag.unparse()
-    FLAGS(["", *saved.read_text().splitlines()])
+    FLAGS(["", *saved.splitlines()])
     FLAGS.resume = True
     for name, value in given.items():
         own = FLAGS[name].value
@@ -153,7 +168,11 @@ def recall(given):
 
 
 def saved_flags():
-    return epath.Path(FLAGS.workdir) / "flags.txt"
+    """The flags of the run in the workdir, or `None`."""
+    try:
+        return workdirs.read_flags(epath.Path(FLAGS.workdir))
+    except (ValueError, OSError, *LOST) as error:
+        sys.exit(f"{error}")
 
 
 def spelled(message):
@@ -178,6 +197,8 @@ def check(f):
     for flag in OURS:
         finite = not isinstance(flag.value, float) or math.isfinite(flag.value)
         refuse(not finite, f"--{flag.name} must be finite")
+        lines = flag.serialize().splitlines()  # flags.txt has one per flag.
+        refuse(len(lines) > 1, f"--{flag.name} must be on one line")
     refuse(f.resume and not f.workdir, "--resume needs --workdir, the folder of the run")
     wanting = f.radius_schedule != "constant" and f.radius is None
     refuse(wanting, "--radius_schedule needs --radius, which it starts from or tends to")
@@ -207,11 +228,12 @@ def check(f):
     refuse(f.warmup_epochs >= f.epochs, "--warmup_epochs must be less than --epochs")
     refuse(f.ghost_batch_size > f.batch_size, "--ghost_batch_size must not exceed --batch_size")
     refuse(f.resume_or_begin and not f.workdir, "--resume_or_begin needs --workdir")
-    remote = "://" in (f.workdir or "")
+    remote = workdirs.remote(f.workdir)
     refuse(f.track_distance and remote, "--track_distance needs a local --workdir")
     refuse(
         f.overwrite and f.resume_or_begin, "--overwrite and --resume_or_begin exclude each other"
     )
+    refuse(f.devices > f.batch_size, "--devices must not exceed --batch_size")
     refuse(f.devices > 1 and not split, "--devices needs --strategy=mirrored or data_parallel")
     refuse(
         f.strategy != "default" and backend != theirs,

@@ -1,57 +1,18 @@
 """What a run leaves on disk: whole files only, so that it can be killed at any moment."""
 
-import contextlib
-import os
-import shlex
-import signal
-import tempfile
+import hashlib
+import itertools
+import re
 import time
+import zipfile
 
 import keras
 import numpy as np
-from etils import epath
 
-from training import curves
+from training import curves, signals
+from training.workdirs import whole
 
-
-@contextlib.contextmanager
-def whole(path):
-    """Yield a local path to write to; at the end its file replaces `path`, whole or not at all."""
-    if "://" in str(path):  # Objects in a store appear whole.
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = epath.Path(folder) / path.name
-            yield temporary
-            temporary.copy(path, overwrite=True)
-        return
-    temporary = path.with_name(f"unfinished-{path.name}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def prepare(workdir, flags, resume=False, overwrite=False):
-    """Make the folder of a run, and write its flags there.
-
-    Raises:
-        ValueError: If it holds a run already.
-        OSError: If it cannot be written to.
-    """
-    if (workdir / "flags.txt").exists() and not resume:
-        if not overwrite:
-            raise ValueError(
-                f"{workdir} holds a run: pass --resume --workdir={shlex.quote(str(workdir))} to "
-                "continue it, --overwrite to delete it, or another --workdir."
-            )
-        for path in workdir.iterdir():  # The flags stay: they mark the folder as that of a run.
-            if path.name != "flags.txt":
-                path.rmtree() if path.is_dir() else path.unlink()
-    workdir.mkdir(parents=True, exist_ok=True)
-    with whole(workdir / "flags.txt") as path:
-        path.write_text(flags)
+CHECKPOINT = re.compile(r"epoch-(\d+)\.npz")
 
 
 class Record(keras.callbacks.Callback):
@@ -86,7 +47,7 @@ class Record(keras.callbacks.Callback):
         with whole(self.workdir / "metrics.csv") as path:
             curves.write(self.history, path)
         with whole(checkpoint(self.workdir, epoch + 1)) as path:
-            np.savez(path, *[variable.numpy() for variable in variables(self.model)])
+            save(self.model, path)
         best = max(self.history, key=lambda row: row["val_accuracy"])["epoch"]
         for path in checkpoints(self.workdir)[: -self.keep]:
             if path != checkpoint(self.workdir, best):
@@ -99,12 +60,61 @@ def checkpoint(workdir, epoch):
 
 def checkpoints(workdir):
     """All of them, the newest last."""
-    return sorted(workdir.glob("epoch-*.npz"))
+    found = [path for path in workdir.iterdir() if CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=epoch_of)
+
+
+def epoch_of(path):
+    return int(CHECKPOINT.fullmatch(path.name)[1])
 
 
 def variables(model):
     """All that the next epoch depends on, even the state of dropout, which Keras does not save."""
     return [*model.variables, *model.optimizer.variables]
+
+
+def named(values):
+    """Dict of arrays by the place and the path of their variables, as a checkpoint has them."""
+    return {f"{i:04d}/{variable.path}": value for i, (variable, value) in enumerate(values)}
+
+
+def digest(arrays):
+    """SHA-256 over names, types, shapes and numbers."""
+    found = hashlib.sha256()
+    for name, array in arrays.items():
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest().encode()
+
+
+def save(model, path):
+    """Write an .npz file of all variables, whose comment is their digest."""
+    arrays = named((variable, variable.numpy()) for variable in variables(model))
+    np.savez(path, **arrays)
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = digest(arrays)
+
+
+def load(path):
+    """Return the arrays of a checkpoint, by name, and the digest that `save` added."""
+    with path.open("rb") as file, np.load(file) as archive:
+        return dict(archive), archive.zip.comment
+
+
+def difference(model, arrays):
+    """Say what the first array is that is not as a model's variable, or return `None`."""
+    ours = [kind(*row) for row in named((v, v) for v in variables(model)).items()]
+    theirs = [kind(*row) for row in arrays.items()]
+    for a, b in itertools.zip_longest(theirs, ours, fillvalue="none"):
+        if a != b:
+            return f"its array is {a}, where this model has {b}"
+    return None
+
+
+def kind(name, value):
+    """Name, type and shape. Keras numbers names by what a process has made before: no numbers."""
+    path = re.sub(r"_\d+(?=[/_]|$)", "", name.partition("/")[2])
+    return f"{path or name}, {value.dtype} {tuple(value.shape)}"
 
 
 def restore(model, workdir):
@@ -114,56 +124,38 @@ def restore(model, workdir):
         ValueError: If the checkpoint is damaged or of another model. `model` then stays unchanged.
     """
     for newest in checkpoints(workdir)[-1:]:
-        epoch = int(newest.stem[len("epoch-") :])
+        epoch = epoch_of(newest)
         refused = f"{newest} cannot be resumed from: %s. Delete it, or begin in another --workdir."
         try:
-            with newest.open("rb") as file, np.load(file) as arrays:
-                values = list(arrays.values())
+            arrays, said = load(newest)
             history = curves.read(workdir / "metrics.csv")[:epoch]
         except Exception as error:  # A damaged file can raise anything.
             raise ValueError(refused % f"it or metrics.csv is damaged ({error})") from error
-        ours, theirs = ([x.shape for x in xs] for xs in (variables(model), values))
-        if ours != theirs:
-            raise ValueError(refused % "it is of another model or method")
-        if len(history) < epoch:
+        differs = difference(model, arrays)
+        if differs:
+            raise ValueError(refused % f"it is of another model or method ({differs})")
+        if said != digest(arrays):
+            raise ValueError(refused % "it is damaged or changed (its digest is of other arrays)")
+        if [row["epoch"] for row in history] != list(range(1, epoch + 1)):
             raise ValueError(refused % f"metrics.csv has {len(history)} epochs of {epoch}")
-        for variable, value in zip(variables(model), values, strict=True):
+        for variable, value in zip(variables(model), arrays.values(), strict=True):
             variable.assign(value)
         return history
     return []
 
 
 class Interruption(keras.callbacks.Callback):
-    """End the training on Ctrl-C or SIGTERM: after the current step, and on a second one at once.
+    """End the training after the step in which a signal came, see `training.signals`.
 
     During a validation, end it after the epoch, which the callbacks before this one have saved by
-    then. Python's own handler raises wherever the program happens to be, and what is raised in a
-    destructor is lost.
+    then.
     """
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def on_train_begin(self, logs=None):
-        self.received = False
-        self.kept = [signal.signal(number, self.receive) for number in self.signals]
-
-    def receive(self, number, frame):
-        self.received = True
-        self.on_train_end()
-
-    def on_train_end(self, logs=None):
-        for number, handler in zip(self.signals, self.kept, strict=True):
-            signal.signal(number, handler)
-
     def on_train_batch_end(self, batch, logs=None):
-        self._end()
+        signals.check()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._end()
-
-    def _end(self):
-        if self.received:
-            raise KeyboardInterrupt
+        signals.check()
 
 
 class TerminateOnNaN(keras.callbacks.Callback):

@@ -1,13 +1,14 @@
 """One run: a model, trained by one method from one seed, for all epochs or those left."""
 
 import json
+import os
 import statistics
 
 import keras
 
 import keras_smoothout as ks
 import models
-from training import batches, images, methods, records
+from training import batches, images, methods, records, signals, workdirs
 from training.devices import SharedStatistics
 
 EVALUATION_BATCH = 500
@@ -42,12 +43,18 @@ def network(options, source):
 
 
 def check_network(options, source):
-    """Raise for options that make no network; no weight is drawn."""
+    """Raise for options that make no network, or none that fits; no weight is drawn."""
     try:
         with keras.StatelessScope(initialize_variables=False):
-            network(options, source)
+            weights = network(options, source).count_params()
     finally:  # Or the next scope would initialize these weights.
         keras.utils.clear_session(free_memory=False)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * weights > memory:
+        raise ValueError(
+            f"The network has {weights:.3g} weights of 4 bytes, and this machine {memory:.3g} "
+            "bytes of memory: choose a smaller --width, --image_size or --model."
+        )
 
 
 def build(options, method, seed, source, course):
@@ -90,6 +97,7 @@ def train(options, method, seed, source, course, workdir, devices):
     if devices.first:
         callbacks.append(keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False))
     callbacks.append(records.Interruption())
+    signals.check()
     for stage in course.stages:
         epochs = range(max(stage.epochs.start, len(history)), stage.epochs.stop)
         if not epochs:
@@ -105,10 +113,12 @@ def train(options, method, seed, source, course, workdir, devices):
             verbose=options.verbose if devices.first else 0,
             callbacks=callbacks,
         )
+    signals.check()
     if options.recalibrate:
         ks.recalibrate(model, training)
     summary = {"method": method, "seed": seed, "epochs": course.epochs}
     for split, examples in (("train", training), ("test", test)):
+        signals.check()
         numbers = model.evaluate(examples, verbose=0, return_dict=True)
         summary |= {f"{split}_{metric}": value for metric, value in numbers.items()}
     # Without the first epoch, in which the step is compiled.
@@ -117,8 +127,8 @@ def train(options, method, seed, source, course, workdir, devices):
     shown = min(last.steps * last.batch_size, source.train.examples)
     summary |= {"seconds_per_epoch": seconds, "images_per_second": shown / seconds}
     if devices.first:
-        with records.whole(workdir / "model.keras") as path:
+        with workdirs.whole(workdir / "model.keras") as path:
             model.save(path)
-        with records.whole(workdir / "summary.json") as path:
+        with workdirs.whole(workdir / "summary.json") as path:
             path.write_text(json.dumps(summary, indent=2) + "\n")
     return history, summary

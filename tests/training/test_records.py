@@ -1,6 +1,8 @@
 """What a run leaves on disk: whole files, the newest and the best, and never half a model."""
 
-import os
+import re
+import resource
+import zipfile
 
 import numpy as np
 import pytest
@@ -84,57 +86,96 @@ def test_any_damage_is_refused_and_changes_nothing(workdir):
 def test_a_full_disk_leaves_the_last_checkpoint(workdir):
     trained(workdir)
     (first,) = records.checkpoints(workdir)
-    kept = first.read_bytes()
-    os.symlink("/dev/full", workdir / "unfinished-epoch-000001.npz")
-    with pytest.raises(OSError, match="No space left"):
-        trained(workdir)
+    kept, limits = first.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # Enough for metrics.csv.
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            trained(workdir)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert records.checkpoints(workdir) == [first] and first.read_bytes() == kept
     assert not list(workdir.glob("unfinished-*"))  # What was written of it makes room.
 
 
-def test_a_workdir_that_cannot_be_written_is_told_first():
-    with pytest.raises(OSError, match="/dev/null/run"):
-        records.prepare(epath.Path("/dev/null/run"), "--seed=0\n")
+def test_checkpoints_are_those_of_the_folder_in_the_order_of_their_epochs(tmp_path):
+    """Not what a pattern would find for such a name, and epochs of more than six digits."""
+    for name in ("run[1]", "run1", "run*", "run?"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run1" / "epoch-000007.npz").touch()
+    for name in ("epoch-999999.npz", "epoch-1000000.npz", "epoch-best.npz", "epoch-1.npz.txt"):
+        (tmp_path / "run[1]" / name).touch()
+    found = {path.name: records.checkpoints(epath.Path(path)) for path in tmp_path.iterdir()}
+    assert [path.name for path in found["run[1]"]] == ["epoch-999999.npz", "epoch-1000000.npz"]
+    assert not found["run*"] and not found["run?"] and len(found["run1"]) == 1
 
 
-def test_overwriting_begins_anew(workdir):
-    records.prepare(workdir, "--seed=0\n")
-    with pytest.raises(ValueError, match="holds a run"):
-        records.prepare(workdir, "--seed=1\n")
-    records.prepare(workdir, "--seed=0\n", resume=True)
-    (workdir / "left").touch()
-    records.prepare(workdir, "--seed=1\n", overwrite=True)
-    assert [path.name for path in workdir.iterdir()] == ["flags.txt"]
-    assert (workdir / "flags.txt").read_text() == "--seed=1\n"
+def first(change):
+    """A change of the first array of a checkpoint."""
+    return lambda arrays: arrays | {next(iter(arrays)): change(next(iter(arrays.values())))}
 
 
-def test_a_killed_overwriting_leaves_a_run_or_its_remains(workdir, monkeypatch):
-    """Never checkpoints alone, which a new run would go on with."""
-    records.prepare(workdir, "--seed=0\n")
+def exchanged(arrays):
+    """Two arrays of one shape in each other's place, under the names that were there."""
+    names = list(arrays)
+    a, b = (next(n for n in names if n.endswith(f"/{name}")) for name in ("gamma", "beta"))
+    return arrays | {a: arrays[b], b: arrays[a]}
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (first(lambda x: x.astype("int32")), "conv2d/kernel, int32 (3, 3, 1, 4)"),
+        (first(lambda x: x.astype("bool")), "conv2d/kernel, bool (3, 3, 1, 4)"),
+        (first(lambda x: x.astype("complex64")), "conv2d/kernel, complex64 (3, 3, 1, 4)"),
+        (first(lambda x: x.astype("float64")), "conv2d/kernel, float64 (3, 3, 1, 4)"),
+        (first(lambda x: x.astype("str")), "conv2d/kernel, <U32 (3, 3, 1, 4)"),
+        (first(lambda x: x[0]), "conv2d/kernel, float32 (3, 1, 4), where this model has conv2d"),
+        (lambda arrays: dict(list(arrays.items())[:-1]), "its array is none, where this model has"),
+        (lambda arrays: arrays | {"more": np.zeros(2)}, "float64 (2,), where this model has none"),
+        (lambda arrays: dict(list(arrays.items())[::-1]), "bias_momentum, float32 (10,), where"),
+        (lambda arrays: {f"arr_{i}": x for i, x in enumerate(arrays.values())}, "is arr_0, float"),
+        (lambda arrays: {}, "its array is none, where this model has conv2d/kernel"),
+    ],
+)
+def test_arrays_of_other_names_types_or_shapes_change_nothing(workdir, change, words, signed):
+    """Whatever their digest says; the last array can be the one that is wrong."""
     trained(workdir)
-    (workdir / "tensorboard").mkdir()
-    left, unlink = [1], type(workdir).unlink
-
-    def killed(path, **options):
-        if not left:
-            raise KeyboardInterrupt
-        left.pop()
-        unlink(path, **options)
-
-    monkeypatch.setattr(type(workdir), "unlink", killed)
-    with pytest.raises(KeyboardInterrupt):
-        records.prepare(workdir, "--seed=1\n", overwrite=True)
-    assert (workdir / "flags.txt").read_text() == "--seed=0\n"
+    (path,) = records.checkpoints(workdir)
+    arrays = change(records.load(path)[0])
+    np.savez(path, **arrays)
+    if signed:
+        with zipfile.ZipFile(path, "a") as file:
+            file.comment = records.digest(arrays)
+    model, before = untouched()
+    with pytest.raises(ValueError, match=re.escape(words)):
+        records.restore(model, workdir)
+    for variable, value in zip(records.variables(model), before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_a_file_is_whole_or_as_before(workdir):
-    path = workdir / "a.txt"
-    with records.whole(path) as new:
-        new.write_text("first")
-    with pytest.raises(KeyboardInterrupt), records.whole(path) as new:
-        new.write_text("sec")
-        raise KeyboardInterrupt
-    assert path.read_text() == "first" and os.listdir(workdir) == ["a.txt"]
+@pytest.mark.parametrize("change", [exchanged, first(lambda x: x * 2)])
+def test_arrays_that_the_digest_does_not_know_change_nothing(workdir, change):
+    trained(workdir)
+    (path,) = records.checkpoints(workdir)
+    arrays, said = records.load(path)
+    np.savez(path, **change(arrays))
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = said
+    model, before = untouched()
+    with pytest.raises(ValueError, match="its digest is of other arrays"):
+        records.restore(model, workdir)
+    for variable, value in zip(records.variables(model), before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_metrics_of_other_epochs_are_refused(workdir):
+    model = trained(workdir, 3)
+    lines = (workdir / "metrics.csv").read_text().splitlines()
+    for rows in (lines[:3], [lines[0], *lines[:0:-1]], [*lines[:2], lines[1], lines[3]]):
+        (workdir / "metrics.csv").write_text("\n".join(rows))
+        with pytest.raises(ValueError, match="metrics.csv has . epochs of 3"):
+            records.restore(model, workdir)
 
 
 def test_no_object_is_pickled(workdir):

@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,13 +12,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from etils import epath
 
 import keras_smoothout as ks
 import train
 from keras_smoothout import datasets
-from training import batches, courses, curves, images, methods, options, records
+from training import batches, courses, curves, images, methods, options, records, runs, workdirs
 
 ROOT = Path(__file__).parents[2]
+FF = bytes([255, 254, 0])
+HOST = socket.gethostname()
 ARTIFACTS = {"flags.txt", "metrics.csv", "model.keras", "summary.json", "curves.png"}
 TINY = ("--train_examples=60", "--batch_size=40", "--verbose=0")
 # The TensorBoard callback converts a Keras variable to NumPy in the way of NumPy 1.
@@ -103,11 +108,11 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
     run(tmp_path / "whole", *flags, "--epochs=3")
     saved = records.np.savez
 
-    def killed(path, *arrays):
+    def killed(path, **arrays):
         if "000002" in path.name:
             path.write_bytes(b"half of it")
             raise KeyboardInterrupt
-        saved(path, *arrays)
+        saved(path, **arrays)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit:
         patch.setattr(records.np, "savez", killed)
@@ -131,6 +136,10 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
         (
             lambda path: path.write_bytes(b""),
             "npz cannot be resumed from: it or metrics.csv is damaged",
+        ),
+        (
+            lambda path: np.savez(path, **np.load(path)),
+            "it is damaged or changed (its digest is of other arrays)",
         ),
         (lambda path: np.savez(path, np.zeros(3)), "it is of another model"),
         (lambda path: path.with_name("metrics.csv").unlink(), "it or metrics.csv is damaged"),
@@ -199,6 +208,51 @@ def test_a_finished_run_is_trained_for_longer(tmp_path):
     assert "--epochs can only be raised from 2" in ending(
         ["--resume", f"--workdir={tmp_path / 'longer'}", "--epochs=1"]
     )
+
+
+def test_a_folder_with_the_characters_of_a_pattern_is_resumed(tmp_path):
+    """And not its neighbour that the pattern would match."""
+    run(tmp_path / "run1", *TINY, "--epochs=2", "--seed=1")
+    run(tmp_path / "run[1]", *TINY, "--epochs=1")
+    run(tmp_path / "run[1]", "--resume", "--epochs=2", "--verbose=0")
+    run(tmp_path / "whole", *TINY, "--epochs=2")
+    assert metrics(tmp_path / "run[1]") == metrics(tmp_path / "whole")
+    assert same_state(tmp_path / "run[1]", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("spoil", [lambda text: text[:-20], lambda text: "", lambda text: None])
+def test_checkpoints_without_all_of_their_flags_are_refused(tmp_path, spoil):
+    """Neither defaults nor other flags continue them, and nothing is deleted."""
+    run(tmp_path, *TINY, "--epochs=1", "--momentum=0.5")
+    text = spoil((tmp_path / "flags.txt").read_text())
+    (tmp_path / "flags.txt").unlink() if text is None else (tmp_path / "flags.txt").write_text(text)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    for flag in ("--resume", "--resume_or_begin", "--overwrite", "--nooverwrite"):
+        words = ending([f"--workdir={tmp_path}", *TINY, flag])
+        told = "is not as train.py wrote it" if text is not None else "flags.txt"
+        assert str(tmp_path) in words and told in words
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_a_run_in_use_is_left_alone_until_its_process_ends(tmp_path):
+    """Also until it is killed, which leaves the file of the lock."""
+    flags = (*TINY, f"--workdir={tmp_path}", "--epochs=100000")
+    command = [sys.executable, ROOT / "train.py", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not records.checkpoints(tmp_path):
+            time.sleep(0.05)
+        for flag in ("--resume", "--overwrite", "--nooverwrite"):
+            words = ending([f"--workdir={tmp_path}", "--verbose=0", flag])
+            assert f"{tmp_path} is in use by process {process.pid} on {HOST} since 20" in words
+        process.kill()
+        process.communicate(timeout=60)
+    assert (tmp_path / "run.lock").exists()
+    epoch = len(metrics(tmp_path))
+    flags = tmp_path / "flags.txt"
+    saved = workdirs.read_flags(epath.Path(tmp_path)).replace("=100000", f"={epoch}")
+    flags.write_text(workdirs.marked(saved))
+    run(tmp_path, "--resume", f"--epochs={epoch + 1}", "--verbose=0")
+    assert len(metrics(tmp_path)) == epoch + 1 and not (tmp_path / "run.lock").exists()
 
 
 def test_a_run_is_not_overwritten_by_accident(tmp_path):
@@ -343,7 +397,7 @@ def test_a_nested_method_is_built_from_the_outermost_in():
             "--width must make 64, 384 and 192 whole. Received: --width=0.3",
         ),
         ("--model=resnet8 --width=0.5", "Received: --width=0.5"),
-        ("--model=c1 --dropout=1", "Received: --dropout=1.0"),
+        ("--model=c1 --dropout=1", "Received: --dropout=1"),
         ("--compare=sgd,sam --copies=2", "--copies means nothing to the method sgd or sam"),
         ("--method=adam --nesterov", "--nesterov means nothing to the method adam"),
         ("--method=smoothout --radius=-1", "Received: --radius=-1"),
@@ -379,6 +433,11 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--train_examples=1438", "--train_examples must be <= 1437"),
         ("--dataset=cifar10 --data_dir=/no/such/folder", "Pass --download to fetch it"),
         ("--model=resnet21", "flag --model=resnet21"),
+        ("--image_size=773", "--image_size must be <= 772, for 1797 images in memory at once"),
+        ("--model=c1 --width=1000", "weights of 4 bytes, and this machine"),
+        ("--model=c1 --width=1e300", "flag --width=1e300"),
+        ("--strategy=mirrored --devices=129", "--devices must not exceed --batch_size"),
+        ("--data_dir=hdfs://a", "flag --data_dir=hdfs://a: must be a folder, or one in a store"),
         ("smoothout", "train.py takes flags only. Received: smoothout"),
     ],
 )
@@ -386,6 +445,73 @@ def test_wrong_flags_are_refused_before_any_work(tmp_path, flags, words):
     workdir = [] if "--resume" in flags else [f"--workdir={tmp_path / 'run'}"]
     assert words in ending([*workdir, *flags.split()])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [2**31, 2**63, 10**30, 10**400, "1" + "0" * 5000])
+def test_huge_integers_are_refused(tmp_path, value):
+    """Those of every flag; many would end in an overflow, or in no memory."""
+    numbers = [flag.name for flag in options.OURS if flag.flag_type() == "int"]
+    assert {"epochs", "devices", "copies", "image_size", "seeds"} < set(numbers)
+    for name in numbers:
+        words = ending([f"--workdir={tmp_path / 'run'}", f"--{name}={value}"])
+        assert f"flag --{name}={value}" in words and "--help" in words
+    flags = ["--lr_schedule=piecewise", f"--lr_milestones={value}", "--epochs=2147483647"]
+    assert "--lr_milestones" in ending([f"--workdir={tmp_path / 'run'}", *flags])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.mkdir(), lambda path: path.write_bytes(FF)])
+def test_a_flagfile_that_cannot_be_read(tmp_path, spoil):
+    assert str(tmp_path / "none") in ending([f"--flagfile={tmp_path / 'none'}"])
+    spoil(tmp_path / "flags")
+    assert "explained by: python train.py --help" in ending([f"--flagfile={tmp_path / 'flags'}"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_damaged_set_of_images_is_told(tmp_path, text):
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(text)
+    (folder / "features.json").write_text("{}")
+    words = ending(["--dataset=mnist", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'run'}"])
+    assert "Dataset 'mnist' is damaged: delete it, and pass --download" in words
+
+
+def test_a_full_disk_under_tensorboard_says_how_to_continue(tmp_path, monkeypatch):
+    """Its error is TensorFlow's, not Python's."""
+    path = "/small/tensorboard/events.v2"
+    words = f"{{{{function_node a}}}} {path}; No space left on device\n\tFailed to flush"
+
+    class Full(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise tf.errors.ResourceExhaustedError(None, None, words)
+
+    monkeypatch.setattr(keras.callbacks, "TensorBoard", lambda *_, **__: Full())
+    message = ending([f"--workdir={tmp_path}", *TINY])
+    assert message.startswith(f"{path}; No space left on device\nTo continue after the last whole")
+    assert len(records.checkpoints(tmp_path)) == 1
+
+
+def test_no_memory_for_a_step_names_smaller_ones(tmp_path, monkeypatch):
+    for error in (
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+    ):
+        monkeypatch.setattr(runs, "build", lambda *_, error=error: (_ for _ in ()).throw(error))
+        message = ending([f"--workdir={tmp_path}", *TINY, "--overwrite"])
+        assert message.startswith("Out of memory: ") and "smaller --batch_size" in message
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\u2028", "\x85"])
+def test_a_flag_of_several_lines_is_refused(tmp_path, end):
+    """In flags.txt it would be several flags."""
+    words = ending([f"--workdir={tmp_path / 'run'}", f"--data_dir=a{end}--epochs=7"])
+    assert "--data_dir must be on one line" in words
+
+
+def test_a_store_that_is_unknown_is_refused():
+    for flag in ("--overwrite", "--resume", "--resume_or_begin"):
+        assert "--workdir=hdfs://a: must be a folder, or" in ending(["--workdir=hdfs://a", flag])
 
 
 @pytest.mark.parametrize(
