@@ -158,3 +158,21 @@ class LocalBatch:
             data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
             iterator = None
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+
+class JaxState:
+    """Mixin: tells, by `state_is_whole`, when the model holds all that a step on JAX has made.
+
+    Why: between giving memory away and here an interrupt loses all weights, and here it does not.
+    Seen: 3.15.1. Until: Keras keeps its weights whole under Ctrl-C.
+    """
+
+    @property
+    def _jax_state(self):
+        return vars(self).get("_held_state")
+
+    @_jax_state.setter
+    def _jax_state(self, state):
+        vars(self)["_held_state"] = state  # Not tracked: these are no weights of the model.
+        if state is not None:
+            self.state_is_whole()

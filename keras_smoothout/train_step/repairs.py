@@ -1,7 +1,11 @@
-"""Repairs of Keras' `fit` and `predict`, each with the fault that it works around.
+"""Repairs of Keras' `fit`, `evaluate` and `predict`, each with the fault that it works around.
 
 They override methods of `keras.Model` and call nothing but Keras.
 """
+
+import contextlib
+import signal
+import threading
 
 import keras
 
@@ -25,23 +29,54 @@ class TensorFlowRepairs(keras_internals.LocalBatch):
         return result
 
 
-class JaxRepairs:
-    """Keep the weights if the first step of `fit` fails; let `predict` work with many processes.
+class JaxRepairs(keras_internals.JaxState):
+    """Keep the weights if a step fails or is interrupted; let `predict` work with many processes.
 
-    Keras' `fit` empties the variables before the first step, and restores nothing if that fails.
-    Its `predict` fails where a process holds only a part of the outputs. Here each gets all.
+    Keras' steps give the memory of the variables away, and put new values there when all is done.
+    After an error in the first step, or Ctrl-C within any, the weights would be gone. Here they are
+    put back, and Ctrl-C waits for the end of the step; a second one does not.
+    Keras' `predict` fails where a process holds only a part of the outputs. Here each gets all.
     """
 
+    _interrupts = ()  # What waits for the end of a step.
+
     def fit(self, *args, **kwargs):
+        with self._whole():
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        with self._whole():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        with self._whole():
+            return super().predict(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        with self._whole():
+            return super().train_on_batch(*args, **kwargs)
+
+    def state_is_whole(self):
+        if self._interrupts:
+            signal.default_int_handler(*self._interrupts.pop())
+
+    @contextlib.contextmanager
+    def _whole(self):
         optimizer = getattr(self.optimizer, "variables", ())
         variables = [*self.variables, *optimizer, *self.metrics_variables]
         kept = [(variable, variable.value) for variable in variables]  # By reference: no copies.
-        try:
-            return super().fit(*args, **kwargs)
-        finally:
-            for variable, value in kept:
-                if keras_internals.emptied(variable):
-                    variable.assign(value)
+        with interrupts_noted() as noted:
+            if noted is not None:
+                vars(self)["_interrupts"] = noted  # The list itself, which Keras would copy.
+            try:
+                yield
+            finally:
+                self.jax_state_sync()
+                for variable, value in kept:
+                    if keras_internals.emptied(variable):
+                        variable.assign(value)
+            if noted is not None:
+                self.state_is_whole()  # What came after the last step.
 
     def predict_step(self, state, data):
         import jax
@@ -54,3 +89,30 @@ class JaxRepairs:
             )
             outputs = jax.lax.with_sharding_constraint(outputs, everywhere)
         return outputs, state
+
+
+@contextlib.contextmanager
+def interrupts_noted():
+    """Note the first Ctrl-C inside the block in the list that it yields; a second one raises.
+
+    It yields `None`, and changes nothing, where Ctrl-C does not raise or is another's to handle.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers = [n for n in numbers if signal.getsignal(n) is signal.default_int_handler]
+    if not numbers or threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+    noted = []
+
+    def note(number, frame):
+        if noted:
+            signal.default_int_handler(*noted.pop())
+        noted.append((number, frame))
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
