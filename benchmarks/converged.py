@@ -13,7 +13,8 @@ labels, SGD does best at a rate that is too small to fit them. What regularizes 
 rate at which ghost batches do best when they are stopped early.)
 
 One JSON line per run goes to benchmarks/converged.jsonl. Kill it at any point and start it again:
-runs that have a line are not repeated. Without `--data_dir` it prints the tables.
+runs that have a line are not repeated. `--tables` writes CONVERGED.md, its figure and the table of
+the README from the lines, and trains nothing.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import statistics
 from typing import NamedTuple
 
 import keras
+from matplotlib import pyplot as plt
 
 import keras_smoothout as ks
 from benchmarks import generalization_gap as gap
@@ -30,6 +32,7 @@ from training import courses, runs
 
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
 SEEDS, GHOST = range(5), 128
+MARKS = "<!-- python -m benchmarks.converged --tables -->", "<!-- end of the table -->"
 NOISE = {"sharpness": (0.02, "absolute"), "relative_sharpness": (0.4, "filter")}
 
 
@@ -239,23 +242,89 @@ def cell(setting, label, done):
     return found
 
 
-def table(setting, done):
-    """What each row reaches, and its gain over ghost batches, paired by seed."""
-    lines, ghosts = [], cell(setting, GHOSTS, done)
-    for label in rows(setting):
-        if runs_ := cell(setting, label, done):
-            own = ROWS[label].tunes
-            columns = [f"{own} {tuned(setting, label, done)[own]:g}" if own else ""]
-            columns.append(report.difference("test accuracy", runs_, ghosts))
-            columns += [
-                report.mean_std(name, runs_) if report.has(name, runs_) else "" for name in NAMES
-            ]
-            lines.append((label, columns))
-    return report.table(["", "its own number", "gain over ghost batches (%)", *NAMES], lines)
-
-
 NAMES = ("test accuracy", "re-estimated accuracy", "test loss", "train-test gap", "sharpness")
 NAMES += ("relative sharpness",)
+TITLES = {
+    "resnet8": "ResNet-8 on 4,096 images of CIFAR-10 at 16 x 16 pixels, 60 epochs",
+    "c1": "C1 at half width, without dropout, on the same images",
+    "noisy": "F1 on 8,192 images of Fashion-MNIST, a fifth of the labels wrong, 60 epochs",
+    "mnist": "F1 on 2,048 images of MNIST, 100 epochs",
+}
+
+
+def found(setting, done):
+    """The rows that have been trained, with their runs by seed."""
+    pairs = ((label, cell(setting, label, done)) for label in rows(setting))
+    return {label: runs_ for label, runs_ in pairs if runs_}
+
+
+def table(setting, done, names=NAMES):
+    """What each row reaches, and its gain over ghost batches, paired by seed."""
+    cells, lines = found(setting, done), []
+    for label, runs_ in cells.items():
+        own = ROWS[label].tunes
+        columns = [f"{own} {tuned(setting, label, done)[own]:g}" if own else ""]
+        baseline = cells.get(GHOSTS, {}) if label != GHOSTS else {}
+        columns.append(report.difference("test accuracy", runs_, baseline))
+        columns += [
+            report.mean_std(name, runs_) if report.has(name, runs_) else "" for name in names
+        ]
+        size = SETTINGS[setting].sizes[ROWS[label].large]
+        lines.append((f"{label} ({size})", columns))
+    return report.table(["", "its own number", "gain over ghost batches (%)", *names], lines)
+
+
+def search(setting, done):
+    """The trials: accuracy on the images held out, a mean over the tuning seeds."""
+    found = {}
+    for run in done.values():
+        if run["experiment"] == f"{setting}-tuning":
+            found.setdefault(run["label"], {})[run["seed"]] = run
+    name = "test accuracy"
+    return report.table(
+        ["", "validation accuracy (%)"],
+        [(label, [report.mean_std(name, found[label])]) for label in sorted(found)],
+    )
+
+
+def draw(done):
+    """Test accuracy and loss of each row, a column for each setting."""
+    settings = [setting for setting in SETTINGS if found(setting, done)]
+    size = 6 * len(settings), 6
+    figure, axes = plt.subplots(2, len(settings), figsize=size, layout="constrained", squeeze=False)
+    for column, setting in zip(axes.T, settings, strict=True):
+        cells = found(setting, done)
+        for axis, name in zip(column, ("test accuracy", "test loss"), strict=True):
+            measure, _, unit = report.MEASURES[name]
+            for place, (label, runs_) in enumerate(cells.items()):
+                values = [measure(run) for run in runs_.values()]
+                color = report.COLORS[ROWS[label].large + (label not in (SMALL, LARGE))]
+                axis.plot(values, [place] * len(values), ".", color=color, alpha=0.4)
+                axis.plot(statistics.mean(values), place, "o", color=color)
+            axis.set_yticks(range(len(cells)), cells)
+            axis.invert_yaxis()
+            report.tidy(axis, xlabel=f"{name} ({unit})")
+        column[0].set_title(TITLES[setting].split(",")[0], fontsize=10)
+    report.save(figure, "converged")
+
+
+def write(done):
+    """Write the page, its figure and the table of the README."""
+    text = [
+        "# At convergence",
+        f"Written by `python -m benchmarks.converged --tables` from [the runs]({RESULTS.name}); "
+        "[converged.py](converged.py) says how they were made. Mean ± std (number of seeds); gains "
+        "are paired by seed, with 95 % confidence.",
+        "![each method in each setting](figures/converged.png)",
+    ]
+    for setting in SETTINGS:
+        if found(setting, done):
+            text += [f"## {TITLES[setting]}", table(setting, done)]
+            text += ["### The search", search(setting, done)]
+    (report.HERE / "CONVERGED.md").write_text("\n\n".join(text) + "\n")
+    draw(done)
+    names = ("test accuracy", "test loss")
+    report.put(report.README, MARKS, table("resnet8", done, names))
 
 
 def complete(setting, done, path, data_dir):
@@ -274,13 +343,16 @@ def complete(setting, done, path, data_dir):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--setting", choices=SETTINGS, help="one of the settings; default: all")
-    parser.add_argument("--data_dir", help="folder of prepared tfds sets; prints tables without")
+    parser.add_argument("--data_dir", help="folder of prepared tfds sets")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--tables", action="store_true", help="write the tables; train nothing")
     args = parser.parse_args()
-    done = gap.resumed(args.results) if args.data_dir else gap.recorded(args.results)
+    if args.tables:
+        write(gap.recorded(args.results))
+        return
+    done = gap.resumed(args.results)
     for setting in [args.setting] if args.setting else SETTINGS:
-        if args.data_dir:
-            complete(setting, done, args.results, args.data_dir)
+        complete(setting, done, args.results, args.data_dir)
         print(f"\n{setting}\n{table(setting, done)}")
 
 

@@ -176,3 +176,6 @@ class JaxState:
         vars(self)["_held_state"] = state  # Not tracked: these are no weights of the model.
         if state is not None:
             self.state_is_whole()
+
+    def state_is_whole(self):
+        """Called after each step."""

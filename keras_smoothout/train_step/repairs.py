@@ -71,7 +71,7 @@ class JaxRepairs(keras_internals.JaxState):
             try:
                 yield
             finally:
-                self.jax_state_sync()
+                super().jax_state_sync()
                 for variable, value in kept:
                     if keras_internals.emptied(variable):
                         variable.assign(value)

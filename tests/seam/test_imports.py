@@ -47,6 +47,7 @@ OUTSIDE = {
     "scipy": ("landscape/",),
     "sklearn": ("datasets.py",),
     "tensorflow_datasets": ("datasets.py",),
+    "google": ("datasets.py",),  # Protocol buffers, which tensorflow_datasets reads.
 }
 
 
