@@ -20,6 +20,7 @@ the README from the lines, and trains nothing.
 import argparse
 import pathlib
 import statistics
+import textwrap
 from typing import NamedTuple
 
 import keras
@@ -304,7 +305,7 @@ def draw(done):
             axis.set_yticks(range(len(cells)), cells)
             axis.invert_yaxis()
             report.tidy(axis, xlabel=f"{name} ({unit})")
-        column[0].set_title(TITLES[setting].split(",")[0], fontsize=10)
+        column[0].set_title(textwrap.fill(TITLES[setting], 48), fontsize=10)
     report.save(figure, "converged")
 
 

@@ -26,8 +26,10 @@ class Lookahead(Method):
     The model holds the fast weights; they equal the slow ones after every `sync_period` updates.
     Evaluation, prediction and validation use the slow weights, unless the inner optimizer averages
     weights by `use_ema`. The inner optimizer keeps its momentum over a synchronization. Constraints
-    hold for both. Weights that are set by hand move back to the slow ones, so `compile` again.
-    Works in any Keras model; in a plain `keras.Model`, evaluation uses the fast weights.
+    hold for both. Where weights are set between two steps, by hand or by a callback such as
+    `EarlyStopping(restore_best_weights=True)`, the slow ones start again from there; this is told
+    by the first number of each weight. Works in any Keras model; in a plain `keras.Model`,
+    evaluation uses the fast weights.
 
     Args:
         inner: Optimizer of the fast weights: an instance, a config or a name.
@@ -64,8 +66,12 @@ class Lookahead(Method):
     def build(self, variables):
         super().build(variables)
         self.slow = self.slots("slow", "weights")
+        self.left = [self.add_variable((), dtype="float32", name="left") for _ in self.slow]
 
     def update(self, apply, grads, variables):
+        pairs = zip(map(backend.read, self.left), map(first, variables), strict=True)
+        moved = ops.any(ops.stack([a != b for a, b in pairs]))
+        backend.assign_if(moved, self.slow, lambda: list(map(backend.read, variables)))
         apply(grads)
 
         def synchronized():
@@ -77,6 +83,13 @@ class Lookahead(Method):
 
         due = ops.logical_and(self.updated, ops.equal(self.iterations % self.sync_period, 0))
         backend.assign_if(due, [*self.slow, *variables], synchronized)
+        for variable, left in zip(variables, self.left, strict=True):
+            left.assign(first(variable))
 
     def evaluation_weights(self):
         return None if self.slow_step_size == 1 or self.use_ema else self.slow
+
+
+def first(variable):
+    """The first number of a weight, as a float32."""
+    return ops.cast(ops.reshape(backend.read(variable), (-1,))[0], "float32")

@@ -90,6 +90,35 @@ def test_slow_weights_start_at_the_initial_weights_at_build():
     assert_equal([2 * v.numpy() for v in optimizer.slow], model.get_weights())
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_weights_that_are_set_are_not_pulled_back(steps):
+    # After 0 or 2 of 3 steps to a synchronization; the gradient is 0, so nothing else moves them.
+    model = ks.wrap(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+    model.compile(ks.Lookahead(keras.optimizers.SGD(0.1), 3, 0.5), "mse")
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    model.optimizer.build(model.trainable_variables)
+    for _ in range(steps):
+        model.train_on_batch(x, y)
+    wanted = [np.array([[0.25], [0.5]], "float32"), np.array([0.25], "float32")]  # A loss of 0.
+    model.set_weights(wanted)
+    for _ in range(7):
+        model.train_on_batch(x, y)
+        assert_equal(model.get_weights(), wanted)
+        assert_equal([v.numpy() for v in model.optimizer.slow], wanted)
+
+
+def test_early_stopping_may_restore_the_best_weights():
+    model = ks.wrap(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+    model.compile(ks.Lookahead(keras.optimizers.SGD(2.0), 5), "mse")  # It diverges.
+    stopping = keras.callbacks.EarlyStopping("loss", patience=2, restore_best_weights=True)
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    model.fit(x, y, 4, 20, callbacks=[stopping], verbose=0)
+    best = model.get_weights()
+    model.optimizer.learning_rate = 0.0
+    model.fit(x, y, 4, 7, verbose=0)
+    assert_equal(model.get_weights(), best)
+
+
 @PRECISE
 def test_synchronizes_every_sync_period_updates_under_accumulation():
     # The batch never changes, so neither does the gradient between two updates, and their mean
