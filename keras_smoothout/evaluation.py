@@ -54,7 +54,14 @@ def length(data):
 
 def state_variables(model):
     """Everything that a training step of `model` can change in addition to its weights."""
-    return [*model.non_trainable_variables, *model.metrics_variables]
+    return [*model.non_trainable_variables, *model.metrics_variables, *remembered(model)]
+
+
+def remembered(model):
+    """The states that stateful recurrent layers keep from batch to batch."""
+    found = keras_internals.layers(model)
+    recurrent = [x for x in found if isinstance(x, keras.layers.RNN) and x.stateful]
+    return keras.tree.flatten([layer.states for layer in recurrent])
 
 
 @contextlib.contextmanager

@@ -6,11 +6,17 @@ import keras
 from keras import ops
 
 from keras_smoothout import backend
+from keras_smoothout.evaluation import remembered
 from keras_smoothout.method import asked, evaluation_weights
 
 
 def build(model, data):
-    """Do nothing: Keras has built all variables before a step is traced."""
+    """Refuse what Keras' step cannot carry; it has built all variables before a step is traced."""
+    if remembered(model):
+        raise ValueError(
+            "On JAX, Keras forgets the states of stateful recurrent layers: leave out "
+            "`stateful=True`, or use the TensorFlow backend. Received: a model with such layers"
+        )
 
 
 def train(model, gradients, state, data):
