@@ -67,6 +67,14 @@ def check_count(name, value, least=1):
         raise ValueError(f"`{name}` must be an integer >= {least}. {received(name, value)}")
 
 
+def check_model(model):
+    """Raise unless `model` is a Keras model that is built and has weights to train."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"`model` must be a built `keras.Model`. Received: model={model}")
+    if not model.trainable_variables:
+        raise ValueError("`model` must have trainable weights. Received: none")
+
+
 def check_loss(model):
     """Raise if `model`, which was just called, has no loss: on JAX, Keras would take 0."""
     own = type(model).compute_loss is not keras.Model.compute_loss
