@@ -28,7 +28,7 @@ import keras
 import numpy as np
 
 from keras_smoothout import datasets
-from keras_smoothout.checks import as_flags
+from keras_smoothout.checks import as_flags, check_labels
 from keras_smoothout.landscape.curvature.hessian import hessian
 from keras_smoothout.landscape.curvature.spectrum import density
 from keras_smoothout.landscape.measures import FROM_START, MEASURES, Measured, measures, table
@@ -165,8 +165,7 @@ def targets(y, model, loss):
     if "categorical" not in kind or y.ndim > 1:
         return y
     classes = model.output_shape[-1]
-    if not 0 <= y.min() <= y.max() < classes:
-        raise ValueError(f"The model knows {classes} classes, the labels go to {y.max()}")
+    check_labels("y", y, classes)
     return y if "sparse" in kind else keras.utils.to_categorical(y, classes)
 
 

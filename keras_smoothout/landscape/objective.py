@@ -54,8 +54,8 @@ class Objective:
         examples: Number of examples.
 
     Raises:
-        ValueError: If the model is not built, has no trainable weights or no loss; if the loss
-            is not a mean; if the data is empty, of unequal lengths, or can be read only once.
+        ValueError: If the model is not built, or has no trainable weights or no loss that is a
+            mean; if the data is empty, endless or of unequal lengths, or labels are no classes.
 
     Example:
         >>> import keras, numpy as np
@@ -88,7 +88,7 @@ class Objective:
         self.batch_norm = batch_norm
         self._loss_of = loss_of(model, loss)
         self._error_of = error_of(model.loss if loss is None else loss)
-        self._data = Batches(model, x, y, sample_weight, batch_size)
+        self._data = Batches(model, x, y, sample_weight, batch_size, loss)
         self._bar = keras.utils.Progbar(None, unit_name="batch") if progress else None
         self._dtype = "float64" if model.variable_dtype == "float64" else "float32"
         self._functions, self._symmetric = {}, set()
@@ -158,8 +158,8 @@ class Objective:
         if vector.shape != (self.size,):
             expected = f"`vector` must have the shape ({self.size},)"
             raise ValueError(f"{expected}. Received: shape {vector.shape}")
-        parts = np.split(vector, np.cumsum([w.size for w in self.weights])[:-1])
-        pairs = zip(parts, self.weights, strict=True)
+        ends = np.cumsum([w.size for w in self.weights])[:-1]
+        pairs = zip(np.split(vector, ends), self.weights, strict=True)
         return [np.reshape(p, w.shape).astype(w.dtype) for p, w in pairs]
 
     def tensors(self, arrays):

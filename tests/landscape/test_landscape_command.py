@@ -241,7 +241,12 @@ def test_labels_tell_models_apart(folder):
         (["{f}/run", "--dataset={f}/bad.npz"], "must be an .npz file with arrays x and y"),
         (["{f}/run", "--split=none"], "'digits' has no images in the split 'none'"),
         (["{f}/wide.keras", "--dataset=digits"], "The model takes inputs of (3,), the data has"),
-        (["{f}/few.keras", "--dataset=digits"], "The model knows 4 classes, the labels go to 9"),
+        (["{f}/run", "--dataset={f}/halves.npz"], "`y` must hold whole numbers in [0, 9]"),
+        (["{f}/small.keras", "--dataset={f}/halves.npz"], "`y` must hold whole numbers in [0, 9]"),
+        (
+            ["{f}/few.keras", "--dataset=digits"],
+            "`y` must hold whole numbers in [0, 3], as there are 4 classes",
+        ),
         (["{f}/naked.keras", "--dataset=digits"], "saved without a loss: pass --loss"),
         (["{f}/run", "--measures=hight"], "Received: hight"),
         (["{f}/run", "--measures=pac_bayes_bound"], "need --start"),
@@ -261,6 +266,7 @@ def test_wrong_arguments_end_with_one_line(folder, arguments, words, capsys):
             model.compile(loss=LOSS)
         model.save(folder / f"{name}.keras")
     np.savez(folder / "bad.npz", x=np.zeros(2))
+    np.savez(folder / "halves.npz", x=images()[0], y=images()[1] + 0.5)
     with pytest.raises(SystemExit) as end:
         run(folder, *(a.format(f=folder) for a in arguments))
     line = capsys.readouterr().err if end.value.code == 2 else end.value.code
