@@ -406,6 +406,23 @@ def test_labels_that_are_no_classes(wrong, loss, own):
     assert Objective(model, X, y, weight, loss=loss).examples == 48
 
 
+class OldLoss(keras.Sequential):
+    """A loss in the signature of Keras 3.4 and before."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return ops.mean((y_pred - y) ** 2) / 2
+
+
+def test_a_compute_loss_of_the_old_signature():
+    model = OldLoss([keras.Input((5,)), layers.Dense(1, use_bias=False)])
+    x = table()
+    objective = Objective(compiled(model, "mse"), x, x[:, :1])
+    e = x @ objective.weights[0] - x[:, :1]
+    np.testing.assert_allclose(objective.loss(objective.weights), np.mean(e**2) / 2, rtol=1e-5)
+    found = objective.hvp(objective.weights, [np.ones((5, 1))])[0]
+    np.testing.assert_allclose(found[:, 0], x.T @ x.sum(axis=1) / 20, rtol=1e-4)
+
+
 def generator():
     yield X, Y
 
