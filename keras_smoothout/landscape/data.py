@@ -28,7 +28,7 @@ class Batches:
     the dtype of the model's variables; others keep their dtype.
     """
 
-    def __init__(self, model, x, y, sample_weight, batch_size, loss):
+    def __init__(self, model, x, y, sample_weight, batch_size, loss=None):
         self._dtype = model.variable_dtype
         self.model, self._specs = model, None
         self._loss = model.loss if loss is None else loss
@@ -82,6 +82,8 @@ class Batches:
             raise ValueError("The data must hold at least one batch of examples. Received: none")
 
     def _check_labels(self, x, y, sample_weight):
+        if y is None:
+            return
         numbers = keras.tree.map_structure(
             lambda a: a if a is None else keras.ops.convert_to_numpy(a), (y, sample_weight)
         )
