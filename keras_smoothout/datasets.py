@@ -8,6 +8,8 @@ the network is trained on.
 import math
 import os
 import pathlib
+import zipfile
+import zlib
 from typing import NamedTuple
 
 import keras
@@ -92,12 +94,19 @@ def load(
 
 
 def open_npz(path):
-    """Arrays `x` and `y` of a file."""
+    """Arrays `x` and `y` of a file, of numbers."""
     try:
-        with np.load(path) as file:
-            return file["x"], file["y"]
-    except (OSError, ValueError, KeyError) as error:
+        with zipfile.ZipFile(path), np.load(path) as file:  # An .npy file is no zip file.
+            arrays = file["x"], file["y"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} must be an .npz file with arrays x and y: {error}") from error
+    for name, array in zip("xy", arrays, strict=True):
+        if array.ndim < 1 or array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{path} must hold numbers, the examples along the first axis. Received: {name} of "
+                f"shape {array.shape} and dtype {array.dtype}"
+            )
+    return arrays
 
 
 def opened(dataset, split, data_dir=None, download=False, image_size=None):

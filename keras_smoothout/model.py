@@ -1,6 +1,7 @@
 """The train step that lets an optimizer ask for gradients: `TrainStep`, `Model`, `wrap`."""
 
 import functools
+import inspect
 
 import keras
 from keras import layers, ops
@@ -12,6 +13,8 @@ from keras_smoothout.evaluation import Batch, Step, length, mean_over_chunks
 from keras_smoothout.keras_internals import Functional
 from keras_smoothout.method import Method, ask, keeps_perturbed
 from keras_smoothout.moving_statistics import clean, share_of, weighed
+
+FIT = inspect.signature(keras.Model.fit)
 
 
 class TrainStep(train_step.Repairs):
@@ -72,13 +75,13 @@ class TrainStep(train_step.Repairs):
             **kwargs: As for `keras.Model.fit`.
 
         Raises:
-            ValueError: If `batch_size` is 0, a NumPy array is empty, or NumPy labels without
-                weights lie outside of the classes that a functional model has for sparse
-                categorical crossentropy. (There, elsewhere, Keras' loss is NaN on GPUs and under
-                XLA, and 0 on JAX. A NaN among the inputs ends in a NaN loss, at which
-                `keras.callbacks.TerminateOnNaN` stops.)
+            ValueError: If `batch_size` is 0, a NumPy array is empty, or NumPy labels for sparse
+                categorical crossentropy, those of `validation_data` too, are fractions or lie
+                outside of the classes of a functional model. (There, elsewhere, Keras' loss is NaN
+                on GPUs and under XLA, and 0 on JAX. A NaN among the inputs ends in a NaN loss, at
+                which `keras.callbacks.TerminateOnNaN` stops.)
         """
-        check_fit(self, x, y, batch_size, kwargs.get("sample_weight") is not None)
+        check_fit(self, **FIT.bind(self, x, y, batch_size, *args, **kwargs).arguments)
         return super().fit(x, y, batch_size, *args, **kwargs)
 
     def get_compile_config(self):

@@ -73,3 +73,8 @@ def x64():
     else:
         with jax.enable_x64(True):
             yield
+
+
+@pytest.fixture
+def precise(float64, x64):
+    """float64 all through, which JAX has to be told apart from Keras."""

@@ -53,20 +53,19 @@ def linearize(function, weights):
     """Return `function(weights)`, `pushforward` and `pullback`: products with its Jacobian.
 
     `pushforward` maps a list like `weights` to outputs; `pullback` maps outputs to a list like
-    `weights`.
+    `weights`. The former is the transpose of the latter, because some operations have no rule for
+    the forward mode.
     """
     outputs, transposed = jax.vjp(function, weights)
 
-    def pushforward(vector):
-        try:
-            return jax.jvp(function, (weights,), (vector,))[1]
-        except TypeError as error:
-            if "custom_vjp" not in str(error):
-                raise
-            zeros = jax.tree.map(jax.numpy.zeros_like, outputs)
-            return jax.vjp(lambda u: transposed(u)[0], zeros)[1](vector)[0]
+    def pullback(cotangents):
+        return transposed(cotangents)[0]
 
-    return outputs, pushforward, lambda u: transposed(u)[0]
+    def pushforward(vector):
+        zeros = jax.tree.map(jax.numpy.zeros_like, outputs)
+        return jax.vjp(pullback, zeros)[1](vector)[0]
+
+    return outputs, pushforward, pullback
 
 
 def fused(function):

@@ -1,9 +1,9 @@
 """TensorFlow: gradient tape, loops and replicas."""
 
-import contextlib
-
 import keras
 import tensorflow as tf
+
+from keras_smoothout.backend.second_derivatives import second_derivatives
 
 
 def read(variable):
@@ -50,42 +50,9 @@ def hessian_product(function, weights, vector):
     """
 
     def gradient(weights):
-        with _twice_differentiable_moments():
-            return value_and_grad(lambda weights: (function(weights), None))(weights)[1]
+        return value_and_grad(lambda weights: (function(weights), None))(weights)[1]
 
     return linearize(gradient, weights)[2](vector)
-
-
-@contextlib.contextmanager
-def _twice_differentiable_moments():
-    """Let gradients of the variance of `tf.nn.moments` flow through the mean, too.
-
-    Normalization layers call it. TensorFlow's own stops this gradient: it is zero, but its
-    derivative is not.
-    """
-    calls = []
-
-    def moments(x, axes, shift=None, keepdims=False, name=None):
-        calls.append(name)
-        wide = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
-        mean = tf.reduce_mean(wide, axes, keepdims=True)
-        variance = tf.reduce_mean(tf.square(wide - mean), axes, keepdims=keepdims)
-        mean = mean if keepdims else tf.squeeze(mean, axes)
-        return tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
-
-    kept = tf.nn.moments
-    try:
-        tf.nn.moments = moments
-        keras.ops.moments(tf.zeros((1, 1)), axes=[0])
-        if not calls:
-            raise RuntimeError(
-                "Keras' `ops.moments` no longer calls `tf.nn.moments`, so second derivatives of "
-                "normalization layers would be wrong. Use the JAX backend. Received: Keras "
-                f"{keras.__version__}"
-            )
-        yield
-    finally:
-        tf.nn.moments = kept
 
 
 def linearize(function, weights):
@@ -94,13 +61,18 @@ def linearize(function, weights):
     `pushforward` maps a list like `weights` to outputs; `pullback` maps outputs to a list like
     `weights`. The former is the derivative of the latter, which is linear.
     """
-    with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
+    with (
+        second_derivatives(),
+        tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape,
+    ):
         tape.watch(weights)
         outputs = function(weights)
 
+    @second_derivatives()
     def pullback(cotangents):
         return _gradient(tape, outputs, weights, cotangents)
 
+    @second_derivatives()
     def pushforward(vector):
         zeros = tf.nest.map_structure(tf.zeros_like, outputs)
         with tf.GradientTape(watch_accessed_variables=False) as second:

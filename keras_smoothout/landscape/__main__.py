@@ -22,17 +22,25 @@ import csv
 import logging
 import pathlib
 import sys
-import warnings
 
 import keras
 import numpy as np
 
 from keras_smoothout import datasets
-from keras_smoothout.checks import as_flags
+from keras_smoothout.checks import as_flags, check_labels
 from keras_smoothout.landscape.curvature.hessian import hessian
 from keras_smoothout.landscape.curvature.spectrum import density
+from keras_smoothout.landscape.files import flags, labels_of, load_model, number
 from keras_smoothout.landscape.measures import FROM_START, MEASURES, Measured, measures, table
 from keras_smoothout.landscape.objective import BATCH_NORMS, Objective
+
+LIMITS = {
+    "examples": (0, sys.maxsize),
+    "image_size": (0, 10_000),
+    "batch_size": (1, sys.maxsize),
+    "grid": (2, 1_000),
+    "seed": (0, 2**32 - 1),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,46 +90,10 @@ def arguments(argv):
     add("--seed", type=int, default=0, help="seed of all random draws (default: 0)")
     add("--nopictures", dest="pictures", action="store_false", help="write the table only")
     options = parser.parse_args(argv)
-    for name, least in (("examples", 0), ("image_size", 0), ("batch_size", 1), ("grid", 2)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name} must be at least {least}")
+    for name, (least, most) in LIMITS.items():
+        if not least <= getattr(options, name) <= most:
+            parser.error(f"--{name} must be at least {least}, and at most {most}")
     return options
-
-
-def flags(path):
-    """The flags of the `train.py` run that made a model; its folder may be a few levels up."""
-    for folder in file_of(path).absolute().parents[:3]:
-        if (folder / "flags.txt").is_file():
-            lines = (folder / "flags.txt").read_text().splitlines()
-            return dict(line[2:].split("=", 1) for line in lines if "=" in line)
-    return {}
-
-
-def file_of(path):
-    """The file of a model: the path itself, or `model.keras` in a folder of `train.py`."""
-    file = path / "model.keras" if path.is_dir() else path
-    if not file.is_file():
-        below = sorted(p for depth in ("*", "*/*") for p in path.glob(f"{depth}/model.keras"))
-        names = ", ".join(str(p.parent) for p in below)
-        raise ValueError(f"There is no model in {path}" + (f", but in: {names}" if below else ""))
-    return file
-
-
-def labels_of(paths):
-    """Short names to tell models apart."""
-    names = [p.parent.name if p.name == "model.keras" else p.stem for p in map(file_of, paths)]
-    return names if len(set(names)) == len(names) else [str(p).replace("/", "_") for p in paths]
-
-
-def load_model(path):
-    file = file_of(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # About the optimizer, which is not needed.
-            return keras.saving.load_model(file)
-    except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{file} cannot be loaded as a Keras model: {reason}") from error
 
 
 def examples(options):
@@ -136,10 +108,10 @@ def examples(options):
         name,
         options.data_dir or kept.get("data_dir"),
         options.split or train_split,
-        options.image_size or int(kept.get("image_size", 0)),
+        options.image_size or number(kept, "image_size"),
         options.download,
         train_split,
-        int(trained["train_examples"]) if "train_examples" in trained else None,
+        number(trained, "train_examples") or None,
     )
     count = options.examples or len(x)
     return x[:count], y[:count]
@@ -165,8 +137,7 @@ def targets(y, model, loss):
     if "categorical" not in kind or y.ndim > 1:
         return y
     classes = model.output_shape[-1]
-    if not 0 <= y.min() <= y.max() < classes:
-        raise ValueError(f"The model knows {classes} classes, the labels go to {y.max()}")
+    check_labels("y", y, classes)
     return y if "sparse" in kind else keras.utils.to_categorical(y, classes)
 
 

@@ -1,5 +1,7 @@
 """What a model is judged by: its loss on a batch, and the share that it gets wrong."""
 
+import inspect
+
 import keras
 import numpy as np
 from keras import ops
@@ -31,9 +33,12 @@ def loss_of(model, loss=None):
         if not model.compiled:
             raise ValueError("The model has no loss: compile it, or pass `loss`.")
 
+        takes = inspect.signature(model.compute_loss).parameters  # Its own may be of older Keras.
+        options = {"training": False} if "training" in takes else {}
+
         def compiled_loss(x, y, outputs, sample_weight):
             check_loss(model)
-            loss = model.compute_loss(x, y, outputs, sample_weight, training=False)
+            loss = model.compute_loss(x, y, outputs, sample_weight, **options)
             return backend.unscale_loss(loss)
 
         return compiled_loss

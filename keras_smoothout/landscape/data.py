@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras.utils import unpack_x_y_sample_weight
 
-INFINITE = -1  # What `tf.data.Dataset.cardinality` returns for it.
+from keras_smoothout.checks import check_ends, check_targets
 
 
 class Batches:
@@ -20,12 +20,16 @@ class Batches:
         y: Array or nest of arrays, or `None`.
         sample_weight: Array or nest of arrays, or `None`.
         batch_size: Number of examples in a batch, if `x` is an array.
+        loss: Says what labels can be, or `None` for the compiled one.
 
-    Floating-point arrays are cast to the dtype of the model's variables; others keep their dtype.
+    Labels of a sparse crossentropy must be classes of the model. Floating-point arrays are cast to
+    the dtype of the model's variables; others keep their dtype.
     """
 
-    def __init__(self, model, x, y, sample_weight, batch_size):
+    def __init__(self, model, x, y, sample_weight, batch_size, loss=None):
         self._dtype = model.variable_dtype
+        self.model, self._specs = model, None
+        self._loss = model.loss if loss is None else loss
         if y is not None or _is_nest_of_arrays(model, x):
             arrays = (x, y, sample_weight)
             self._start = functools.partial(_slices, arrays, batch_size)
@@ -36,16 +40,14 @@ class Batches:
                     f"1. Received: lengths {sorted(lengths)}"
                 )
             (self.examples,) = lengths
+            next(iter(self))  # Now the outputs are known.
+            self._check_labels(*arrays)
             return
         if sample_weight is not None:
             raise ValueError(
                 "`sample_weight` goes with arrays; batches hold their own, (x, y, sample_weight)."
             )
-        if _is_endless(x):
-            raise ValueError(
-                "`x` must end: cut it, by `take` or by `num_batches`. Received: endless batches, "
-                f"x={x!r}"
-            )
+        check_ends("x", x)
         if isinstance(x, keras.utils.PyDataset):
             self._start = lambda: (x[i] for i in range(x.num_batches))
         elif hasattr(x, "__iter__") and iter(x) is not x:
@@ -68,9 +70,29 @@ class Batches:
             batch = keras.tree.map_structure(self._standardize, unpack_x_y_sample_weight(batch))
             if count(batch):
                 empty = False
+                self._check_labels(*batch)
                 yield batch
         if empty:
             raise ValueError("The data must hold at least one batch of examples. Received: none")
+
+    def _check_labels(self, x, y, sample_weight):
+        if y is None:
+            return
+        numbers = keras.tree.map_structure(
+            lambda a: a if a is None else keras.ops.convert_to_numpy(a), (y, sample_weight)
+        )
+        check_targets("y", self.model, self._loss, *numbers, outputs=self._outputs(x))
+
+    def _outputs(self, x):
+        """The outputs of a model that knows none itself, without their values."""
+        if getattr(self.model, "outputs", None):
+            return None
+        if self._specs is None:  # Those of the first batch.
+            inputs = keras.tree.map_structure(
+                lambda a: keras.KerasTensor(a.shape, keras.backend.standardize_dtype(a.dtype)), x
+            )
+            self._specs = keras.tree.flatten(self.model.compute_output_spec(inputs))
+        return self._specs
 
     def _standardize(self, array):
         if array is None:
@@ -98,12 +120,6 @@ def _is_nest_of_arrays(model, x):
             f"`y`, and batches as tuples, [(x,), ...]. Received: x with {len(x)} arrays"
         )
     return True
-
-
-def _is_endless(x):
-    if isinstance(x, keras.utils.PyDataset):
-        return x.num_batches is None
-    return hasattr(x, "cardinality") and int(x.cardinality()) == INFINITE
 
 
 def _slices(arrays, size):

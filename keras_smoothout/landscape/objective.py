@@ -1,16 +1,18 @@
 """The mean loss of a model over a data set as a function of its weights: `Objective`."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_smoothout import backend
-from keras_smoothout.checks import check_choice, check_count
+from keras_smoothout.checks import check_choice, check_count, check_model
 from keras_smoothout.evaluation import at
 from keras_smoothout.landscape.criterion import MaskedLike, build_loss, error_of, loss_of
 from keras_smoothout.landscape.data import Batches, count
+from keras_smoothout.landscape.symmetry import check_symmetry
 from keras_smoothout.moving_statistics import batch_norms, recent_statistics
 from keras_smoothout.weights import add
 
@@ -52,8 +54,8 @@ class Objective:
         examples: Number of examples.
 
     Raises:
-        ValueError: If the model is not built, has no trainable weights or no loss; if the loss
-            is not a mean; if the data is empty, of unequal lengths, or can be read only once.
+        ValueError: If the model is not built, or has no trainable weights or no loss that is a
+            mean; if the data is empty, endless or of unequal lengths, or labels are no classes.
 
     Example:
         >>> import keras, numpy as np
@@ -81,18 +83,15 @@ class Objective:
     ):
         check_count("batch_size", batch_size)
         check_choice("batch_norm", batch_norm, BATCH_NORMS)
-        if not isinstance(model, keras.Model) or not model.built:
-            raise ValueError(f"`model` must be a built `keras.Model`. Received: model={model}")
-        if not model.trainable_variables:
-            raise ValueError("`model` must have trainable weights. Received: none")
+        check_model(model)
         self.model = model
         self.batch_norm = batch_norm
         self._loss_of = loss_of(model, loss)
         self._error_of = error_of(model.loss if loss is None else loss)
-        self._data = Batches(model, x, y, sample_weight, batch_size)
+        self._data = Batches(model, x, y, sample_weight, batch_size, loss)
         self._bar = keras.utils.Progbar(None, unit_name="batch") if progress else None
         self._dtype = "float64" if model.variable_dtype == "float64" else "float32"
-        self._functions = {}
+        self._functions, self._symmetric = {}, set()
         self.weights = [np.array(ops.convert_to_numpy(v)) for v in model.trainable_variables]
         self.state = [np.array(ops.convert_to_numpy(v)) for v in model.non_trainable_variables]
         self.size = sum(w.size for w in self.weights)
@@ -133,7 +132,7 @@ class Objective:
 
     def hvp(self, weights, vector, batch=None):
         """Hessian of the mean loss at `weights` times `vector`: a list like `weights`."""
-        return self._mean(self._hessian, 0, self.weights, weights, vector, batch=batch)
+        return self._product(self._hessian, weights, vector, batch)
 
     def gauss_newton_product(self, weights, vector, batch=None):
         """Generalized Gauss-Newton matrix at `weights` times `vector`: a list like `weights`.
@@ -147,7 +146,7 @@ class Objective:
         (`from_logits=True`) and a cross-entropy, `G` is the Fisher matrix; if the softmax is part
         of the model, it is not.
         """
-        return self._mean(self._gauss_newton, 0, self.weights, weights, vector, batch=batch)
+        return self._product(self._gauss_newton, weights, vector, batch)
 
     def flatten(self, arrays):
         """One float64 vector of all numbers in `arrays`, a list like `weights`."""
@@ -159,15 +158,13 @@ class Objective:
         if vector.shape != (self.size,):
             expected = f"`vector` must have the shape ({self.size},)"
             raise ValueError(f"{expected}. Received: shape {vector.shape}")
-        ends = np.cumsum([w.size for w in self.weights])
-        parts = np.split(vector, ends[:-1])
-        pairs = zip(parts, self.weights, strict=True)
+        ends = np.cumsum([w.size for w in self.weights])[:-1]
+        pairs = zip(np.split(vector, ends), self.weights, strict=True)
         return [np.reshape(p, w.shape).astype(w.dtype) for p, w in pairs]
 
     def tensors(self, arrays):
         """Tensors of `arrays`, a list like `weights`, in the dtypes of `weights`."""
-        shapes = [tuple(np.shape(a)) for a in arrays]
-        expected = [w.shape for w in self.weights]
+        shapes, expected = ([tuple(np.shape(a)) for a in b] for b in (arrays, self.weights))
         if shapes != expected:
             raise ValueError(
                 f"Weights and vectors must be lists of arrays of shapes {expected}. "
@@ -175,6 +172,15 @@ class Objective:
             )
         pairs = zip(arrays, self.weights, strict=True)
         return [ops.convert_to_tensor(a, dtype=str(w.dtype)) for a, w in pairs]
+
+    def _product(self, function, weights, vector, batch):
+        """Product with a matrix, once it has been found symmetric on one batch."""
+        product = functools.partial(self._mean, function, 0, self.weights)
+        if function.__name__ not in self._symmetric:
+            one = next(iter(self._data)) if batch is None else batch
+            check_symmetry(lambda w, v: product(w, v, batch=one), self.tensors(weights), self.model)
+            self._symmetric.add(function.__name__)
+        return product(weights, vector, batch=batch)
 
     def _mean(self, function, scalars, like, *points, batch=None):
         """Mean of `function(*points, state, batch)`, `scalars` scalars and arrays like `like`."""

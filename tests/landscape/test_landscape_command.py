@@ -230,6 +230,23 @@ def test_labels_tell_models_apart(folder):
     assert len(set(same)) == 2 and not any("/" in label for label in same)
 
 
+def unreadable(folder):
+    """Files that are damaged, or of another kind than their names say."""
+    for name, part, shift in (("data.npz", b"x.npy", 200), ("small.keras", b"config.json", 40)):
+        whole, kind = (folder / name).read_bytes(), name.split(".")[1]
+        place = whole.index(part) + shift
+        (folder / f"cut.{kind}").write_bytes(whole[: len(whole) // 2])
+        (folder / f"flipped.{kind}").write_bytes(whole[:place] + b"!!!" + whole[place + 3 :])
+    (folder / "empty.npz").write_bytes(b"")
+    np.save(folder / "array.npy", np.zeros(3))
+    (folder / "npy.npz").write_bytes((folder / "array.npy").read_bytes())
+    np.savez(folder / "words.npz", x=np.array(["a", "b"]), y=np.zeros(2))
+    np.savez(folder / "single.npz", x=np.float32(1), y=np.zeros(2))
+    (folder / "odd").mkdir(exist_ok=True)
+    (folder / "odd" / "model.keras").write_bytes((folder / "small.keras").read_bytes())
+    (folder / "odd" / "flags.txt").write_bytes(b"\xff\n--dataset=digits\n--image_size=x\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -239,9 +256,28 @@ def test_labels_tell_models_apart(folder):
         (["{f}/data.npz", "--dataset=digits"], "cannot be loaded as a Keras model"),
         (["{f}/run", "--dataset={f}/none.npz"], "must be an .npz file with arrays x and y"),
         (["{f}/run", "--dataset={f}/bad.npz"], "must be an .npz file with arrays x and y"),
+        (["{f}/run", "--dataset={f}/cut.npz"], "must be an .npz file with arrays x and y"),
+        (["{f}/run", "--dataset={f}/flipped.npz"], "arrays x and y: Bad CRC-32 for file 'x.npy'"),
+        (["{f}/run", "--dataset={f}/empty.npz"], "must be an .npz file with arrays x and y"),
+        (["{f}/run", "--dataset={f}/npy.npz"], "must be an .npz file with arrays x and y"),
+        (["{f}/run", "--dataset={f}/words.npz"], "must hold numbers, the examples along the first"),
+        (["{f}/run", "--dataset={f}/single.npz"], "Received: x of shape () and dtype float32"),
+        (["{f}/flipped.keras", "--dataset=digits"], "cannot be loaded as a Keras model"),
+        (["{f}/cut.keras", "--dataset=digits"], "cannot be loaded as a Keras model"),
+        (["{f}/odd"], "must hold a whole number. Received: --image_size=x"),
+        (["{f}/run", f"--seed={10**30}"], "--seed must be at least 0, and at most 4294967295"),
+        (["{f}/run", f"--image_size={10**9}"], "--image_size must be at least 0, and at most"),
+        (["{f}/run", f"--grid={10**9}"], "--grid must be at least 2, and at most"),
+        (["{f}/run", f"--examples={10**30}"], "--examples must be at least 0, and at most"),
+        (["{f}/run", f"--batch_size={10**30}"], "--batch_size must be at least 1, and at most"),
         (["{f}/run", "--split=none"], "'digits' has no images in the split 'none'"),
         (["{f}/wide.keras", "--dataset=digits"], "The model takes inputs of (3,), the data has"),
-        (["{f}/few.keras", "--dataset=digits"], "The model knows 4 classes, the labels go to 9"),
+        (["{f}/run", "--dataset={f}/halves.npz"], "`y` must hold whole numbers in [0, 9]"),
+        (["{f}/small.keras", "--dataset={f}/halves.npz"], "`y` must hold whole numbers in [0, 9]"),
+        (
+            ["{f}/few.keras", "--dataset=digits"],
+            "`y` must hold whole numbers in [0, 3], as there are 4 classes",
+        ),
         (["{f}/naked.keras", "--dataset=digits"], "saved without a loss: pass --loss"),
         (["{f}/run", "--measures=hight"], "Received: hight"),
         (["{f}/run", "--measures=pac_bayes_bound"], "need --start"),
@@ -261,6 +297,8 @@ def test_wrong_arguments_end_with_one_line(folder, arguments, words, capsys):
             model.compile(loss=LOSS)
         model.save(folder / f"{name}.keras")
     np.savez(folder / "bad.npz", x=np.zeros(2))
+    np.savez(folder / "halves.npz", x=images()[0], y=images()[1] + 0.5)
+    unreadable(folder)
     with pytest.raises(SystemExit) as end:
         run(folder, *(a.format(f=folder) for a in arguments))
     line = capsys.readouterr().err if end.value.code == 2 else end.value.code

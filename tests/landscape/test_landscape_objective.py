@@ -375,6 +375,54 @@ def test_progress_counts_batches(capsys):
     assert "Unknown" in capsys.readouterr().out
 
 
+class Own(keras.Model):
+    """A classifier that is no functional model."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = layers.Dense(3)
+
+    def call(self, x):
+        return self.head(x)
+
+
+@pytest.mark.parametrize("wrong", [3, -1, 0.5, np.nan])
+@pytest.mark.parametrize("loss", [None, LOSS])
+@pytest.mark.parametrize("own", [False, True])
+def test_labels_that_are_no_classes(wrong, loss, own):
+    # One of 48. JAX would take the loss of any label for 0.
+    model = Own() if own else contract_net()
+    model(X)
+    if loss is None:
+        model.compile(loss="sparse_categorical_crossentropy")
+    y = np.where(np.arange(48) == 30, wrong, Y)
+    message = r"`y` must hold whole numbers in \[0, 2\]"
+    with pytest.raises(ValueError, match=message):
+        Objective(model, X, y, loss=loss)
+    late = Objective(model, [(X[:24], y[:24]), (X[24:], ops.convert_to_tensor(y[24:]))], loss=loss)
+    with pytest.raises(ValueError, match=message):
+        late.loss(late.weights)
+    weight = (np.arange(48) != 30).astype("float32")
+    assert Objective(model, X, y, weight, loss=loss).examples == 48
+
+
+class OldLoss(keras.Sequential):
+    """A loss in the signature of Keras 3.4 and before."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return ops.mean((y_pred - y) ** 2) / 2
+
+
+def test_a_compute_loss_of_the_old_signature():
+    model = OldLoss([keras.Input((5,)), layers.Dense(1, use_bias=False)])
+    x = table()
+    objective = Objective(compiled(model, "mse"), x, x[:, :1])
+    e = x @ objective.weights[0] - x[:, :1]
+    np.testing.assert_allclose(objective.loss(objective.weights), np.mean(e**2) / 2, rtol=1e-5)
+    found = objective.hvp(objective.weights, [np.ones((5, 1))])[0]
+    np.testing.assert_allclose(found[:, 0], x.T @ x.sum(axis=1) / 20, rtol=1e-4)
+
+
 def generator():
     yield X, Y
 

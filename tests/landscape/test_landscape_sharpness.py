@@ -8,7 +8,7 @@ from support.problems import golden
 
 from keras_smoothout.landscape.sharpness.local_entropy import local_entropy
 from keras_smoothout.landscape.sharpness.noise_sharpness import expected_sharpness
-from keras_smoothout.landscape.sharpness.pac_bayes import kl_inverse
+from keras_smoothout.landscape.sharpness.pac_bayes import expected_error, kl_inverse
 from keras_smoothout.landscape.sharpness.worst_case import keskar_sharpness, sam_sharpness
 
 KESKAR = golden("keskar_sharpness")
@@ -198,6 +198,19 @@ def test_kl_inverse(row):
     found = kl_inverse(row["q"], row["c"])
     assert found == pytest.approx(row["kl_inverse"], abs=1e-9)
     assert found <= row["pinsker_upper"]
+
+
+@pytest.mark.parametrize("row", golden("expected_error")["expected"], ids=str)
+def test_expected_error(row):
+    found = expected_error(row["error"], row["draws"], row["delta"])
+    assert found == pytest.approx(row["bound"], abs=1e-12)
+
+
+@pytest.mark.parametrize(("error", "draws"), [(0.0, 10), (0.05, 10), (0.3, 50)])
+def test_expected_error_fails_no_more_often_than_it_says(error, draws):
+    rng = np.random.default_rng(0)
+    means = rng.binomial(draws, error, 2000) / draws
+    assert np.mean([expected_error(m, draws, 0.1) < error for m in means]) <= 0.1
 
 
 @pytest.mark.parametrize(("q", "c", "expected"), [(1.0, 0.1, 1.0), (0.3, 0.0, 0.3), (0.5, 1e3, 1)])

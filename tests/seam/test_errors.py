@@ -362,21 +362,33 @@ def test_there_is_no_distance_from_no_weights():
 
 
 @pytest.mark.parametrize(
-    ("labels", "loss", "weighted"),
+    ("labels", "loss", "weights"),
     [
-        (Y, LOSS, False),
-        (Y.astype("float32")[:, None], "sparse_categorical_crossentropy", False),
-        (Y + 1, keras.losses.SparseCategoricalCrossentropy(ignore_class=3), False),
-        (Y - 1, LOSS, True),
-        (Y - 1.5, "mse", False),
-        (list(Y + 1), LOSS, False),
-        ({"a": Y + 1}, [LOSS], False),
+        (Y, LOSS, None),
+        (Y.astype("float32")[:, None], "sparse_categorical_crossentropy", None),
+        (Y + 1, keras.losses.SparseCategoricalCrossentropy(ignore_class=3), None),
+        (Y - 1, LOSS, np.sign(Y)),
+        (Y - 1.5, "mse", None),
+        (list(Y + 1), LOSS, None),
     ],
 )
-def test_labels_that_are_right_or_not_looked_into(labels, loss, weighted):
+def test_labels_that_are_right_or_not_looked_into(labels, loss, weights):
     model = classifier()
     model.compile("sgd", loss)
-    check_fit(model, X, labels, np.int64(4), weighted)
+    check_fit(model, X, labels, np.int64(4), weights, (X, labels, weights))
+
+
+@pytest.mark.parametrize("wrong", [Y + 1, Y - 1, Y + 0.5, np.where(Y == 2, np.nan, Y)])
+@pytest.mark.parametrize(
+    ("loss", "nest"),
+    [(LOSS, lambda y: y), ([LOSS], lambda y: [y[:, None]]), ({"a": LOSS}, lambda y: {"a": y})],
+)
+def test_labels_that_are_no_classes(wrong, loss, nest):
+    model = classifier()
+    model.compile("sgd", loss)
+    for name, y, validation in (("y", wrong, Y), ("y of validation_data", Y, wrong)):
+        with pytest.raises(ValueError, match=f"`{name}` must hold whole numbers in .0, 2."):
+            model.fit(X, nest(y), 6, 1, 0, None, 0.0, (X, nest(validation)))
 
 
 @pytest.mark.parametrize(

@@ -43,3 +43,15 @@ def text_net():
     x = layers.Embedding(20, 4, mask_zero=True)(inputs)
     model = keras.Model(inputs, layers.Dense(3, "softmax")(layers.GRU(6)(x)))
     return model, np.random.default_rng(0).integers(0, 20, (6, 5)).astype("int32")
+
+
+class Scale(layers.Layer):
+    """Multiplies by one weight."""
+
+    supports_masking = True
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x):
+        return self.scale * x

@@ -26,9 +26,11 @@ def hessian(objective, weights=None):
         A symmetric `scipy.sparse.linalg.LinearOperator` in the dtype of the weights.
 
     Raises:
-        ValueError: If the shapes of `weights` are not those of the model.
+        ValueError: If the shapes of `weights` are not those of the model; in a product, if an
+            operation has no second derivative, or products are not symmetric.
 
-    Cost: a product is about 4 gradients of the whole data, in the memory of one batch.
+    Cost: a product is about 4 gradients of the whole data, in the memory of one batch. Before the
+        first one of `objective`, two products of one batch are compared.
 
     Example:
         >>> import keras, numpy as np

@@ -1,6 +1,7 @@
 """Trace of a matrix that is known by its products, with a standard error."""
 
 import numpy as np
+from scipy.linalg import qr
 
 from keras_smoothout.checks import check_count
 from keras_smoothout.landscape.curvature.krylov import product, square
@@ -59,14 +60,16 @@ def hutch_plus_plus(operator, products=99, seed=0):
     check_count("products", products, least=6)
     n, third = operator.shape[0], products // 3
     draws = signs(n, 2 * third, seed)
-    sketch = np.stack([product(operator, next(draws)) for _ in range(min(third, n))], axis=1)
-    Q = np.linalg.qr(sketch)[0]
+    Q = np.empty((n, min(third, n)), operator.dtype, order="F")
+    for column in Q.T:
+        column[:] = product(operator, next(draws))
+    Q = qr(Q, mode="economic", overwrite_a=True, check_finite=False)[0]
     known = sum(q @ product(operator, q) for q in Q.T)
     if Q.shape[1] == n:
         return Estimate(float(known))
     rest = []
     for z in draws:
-        z = z - Q @ (Q.T @ z)
+        z = z - Q @ (Q.T @ z.astype(Q.dtype))
         rest.append(z @ product(operator, z))
     value, error = mean(rest[:third])
     return Estimate(float(known + value), error)

@@ -12,6 +12,7 @@ from keras_smoothout.landscape.estimate import Estimate, mean
 from keras_smoothout.landscape.sharpness.noise_sharpness import error, errors
 
 SMALLEST, LARGEST = 2.0**-20, 1.0  # Standard deviations between which sigma is searched.
+FOR_DRAWS = 0.2  # Share of the probability to fail that the bound on the expectation may take.
 
 
 def kl_inverse(q, c):
@@ -90,27 +91,44 @@ def pac_bayes_sigma(objective, tolerance=0.1, draws=10, steps=10, seed=0):
     return Estimate(sigma, spread / slope if slope > 0 else math.inf)
 
 
+def expected_error(mean_error, draws, delta):
+    """Bound on an expected error of which only the mean over `draws` is known.
+
+        kl_inverse(mean_error, log(2 / delta) / draws)      holds with probability 1 - delta
+
+    Args:
+        mean_error: Mean of independent draws, in [0, 1].
+        draws: Number of draws.
+        delta: Probability that the bound fails.
+
+    Reference: Langford and Caruana, *(Not) Bounding the True Error*, NIPS 2001, Theorem 2.5.
+    """
+    return kl_inverse(mean_error, math.log(2 / delta) / draws)
+
+
 def pac_bayes_bound(objective, start, confidence=0.95, draws=10, seed=0):
     """PAC-Bayes bound on the test error of the noisy model: at most this, with `confidence`.
 
-        kl_inverse(mean over z of error(w + sigma * z),
-                   (||w - w_0||**2 / (2 * sigma**2) + log(2 * sqrt(n) / delta)) / n)
+        noisy = kl_inverse(mean over draws of error(w + sigma * z), log(2 / delta_draws) / draws)
+        kl_inverse(noisy, (||w - w_0||**2 / (2 * sigma**2) + log(2 * sqrt(n) / delta)) / n)
 
-    The smallest bound over the 10 sigmas 2**-1, ..., 2**-10, which share `delta = 1 - confidence`.
-    It holds for a prior around initial weights in which the `n` examples had no part, and for a
-    model that does not adapt to the data otherwise (BatchNormalization's moving statistics do). For
-    most trained networks it is close to 1: true, but of no use.
+    The smallest bound over the 10 sigmas 2**-1, ..., 2**-10. The two bounds of all sigmas share
+    `1 - confidence`: a fifth is for the draws. It holds for a prior around initial weights in which
+    the `n` examples had no part, and for a model that does not adapt to the data otherwise
+    (BatchNormalization's moving statistics do). For most trained networks it is close to 1: true,
+    but of no use.
 
     Args:
         objective: An `Objective` of a classifier, over all the data that it was trained on.
         start: The weights before training: a list of arrays, or a model that has them.
         confidence: Probability with which the bound holds. Defaults to `0.95`.
-        draws: Number of noises for each sigma. Defaults to `10`.
+        draws: Number of noises for each sigma. The bound on their expectation alone adds 0.58 to
+            an error of 0.05 with 10 draws, 0.10 with 150, 0.03 with 1000. Defaults to `10`.
         seed: Integer. Defaults to `0`.
 
     Returns:
-        An `Estimate`, a share of wrong answers. The mean over noises stands in for its expectation;
-        the standard error says how well.
+        An `Estimate`, a share of wrong answers. The value holds for the draws that were taken; the
+        standard error says how far other draws would move it.
 
     Raises:
         ValueError: If the model is not a classifier.
@@ -130,10 +148,14 @@ def pac_bayes_bound(objective, start, confidence=0.95, draws=10, seed=0):
     delta = (1 - confidence) / len(sigmas)
 
     def bound(sigma):
-        c = (distance**2 / (2 * sigma**2) + math.log(2 * math.sqrt(n) / delta)) / n
+        prior = math.log(2 * math.sqrt(n) / (delta * (1 - FOR_DRAWS)))
+        c = (distance**2 / (2 * sigma**2) + prior) / n
         found = mean(errors(objective, sigma, draws, seed))
         low, high = np.clip(found.value + np.array([-1, 1]) * found.standard_error, 0, 1)
-        width = kl_inverse(float(high), c) - kl_inverse(float(low), c)
-        return Estimate(kl_inverse(found.value, c), width / 2)
+        value, low, high = (
+            kl_inverse(expected_error(float(e), draws, delta * FOR_DRAWS), c)
+            for e in (found.value, low, high)
+        )
+        return Estimate(value, (high - low) / 2)
 
     return min(map(bound, sigmas), key=lambda estimate: estimate.value)

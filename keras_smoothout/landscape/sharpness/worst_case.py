@@ -1,7 +1,7 @@
 """The highest loss in a neighbourhood of the weights: Keskar's box and SAM's ball."""
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 
 from keras_smoothout.checks import check_count, check_number
 from keras_smoothout.landscape.estimate import Estimate, mean
@@ -34,7 +34,7 @@ def keskar_sharpness(objective, radius=5e-4, dimensions=None, iterations=10, rep
     Returns:
         An `Estimate`, in percent; its standard error is that over manifolds, 0 for a single one.
 
-    Cost: some `2 * iterations` gradients for each repeat, and 25 copies of the weights in float64
+    Cost: some `2 * iterations` gradients for each repeat, and 40 copies of the weights in float64
         (full space) or `dimensions` of them in float32 (manifold).
     Differs from the paper: the start of the ascent. The script that came with SmoothOut hands
         L-BFGS-B the negative loss with the gradient of the positive one, so it stops where it
@@ -74,7 +74,7 @@ def keskar_sharpness(objective, radius=5e-4, dimensions=None, iterations=10, rep
 
         random = rng.choice([-1.0, 1.0], len(sides))
         start = random if corner == "random" else np.where(slope == 0, random, np.sign(slope))
-        box, options = len(sides) * [(-1, 1)], {"maxiter": iterations, "ftol": 0.0, "gtol": 1e-10}
+        box, options = Bounds(-1, 1), {"maxiter": iterations, "ftol": 0.0, "gtol": 1e-10}
         minimize(fall, start, jac=True, method="L-BFGS-B", bounds=box, options=options)
         return best
 
@@ -84,11 +84,13 @@ def keskar_sharpness(objective, radius=5e-4, dimensions=None, iterations=10, rep
     if dimensions is None:
         others = [highest(None, "random") for _ in range(repeats - 1)]
         return Estimate(percent(max([highest(None), *others])))
-    found = []
-    for _ in range(repeats):
+
+    def on_manifold():  # A function, so that one basis is gone before the next one comes.
         basis = rng.standard_normal((len(centre), dimensions), "float32")
         basis /= np.sqrt(np.einsum("ij,ij->j", basis, basis))
-        found.append(percent(highest(basis)))
+        return percent(highest(basis))
+
+    found = [on_manifold() for _ in range(repeats)]
     return mean(found) if repeats > 1 else Estimate(found[0])
 
 
