@@ -1,7 +1,7 @@
 """A range test for the radius: the loss under SmoothOut's noise against the size of the noise.
 
 As for learning rates, the model tells: small noise changes nothing and large noise destroys all.
-The suggestion is the foot of the slope between them, the lower end of a search.
+The suggestion is the foot of the slope between them, a start for a search.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from keras_smoothout.evaluation import Batch, state_variables
 from keras_smoothout.method import included
 
 RADII = {"absolute": (1e-3, 1.0), "weight": (1e-2, 10.0), "filter": (1e-2, 10.0)}
-RISE = 0.3
+RISE = 0.1
 
 
 class RadiusSearch(NamedTuple):
@@ -34,6 +34,7 @@ class RadiusSearch(NamedTuple):
         losses: Array, the mean loss at each of them.
         standard_errors: Array, the standard error of each over its draws.
         clean: The loss without noise.
+        chance: The loss of chance.
     """
 
     radius: float
@@ -41,6 +42,7 @@ class RadiusSearch(NamedTuple):
     losses: np.ndarray
     standard_errors: np.ndarray
     clean: float
+    chance: float
 
 
 def find_radius(
@@ -50,6 +52,7 @@ def find_radius(
     scale="absolute",
     distribution="uniform",
     exclude=("gamma", "beta"),
+    chance=None,
     radii=None,
     draws=4,
     batch_size=128,
@@ -58,19 +61,25 @@ def find_radius(
     """Suggest a radius for `SmoothOut`, from the loss of a briefly trained model under noise.
 
         loss(r) = mean over draws and batches of loss(w + r * noise)
-        radius = the r at which loss(r) = (1 + RISE) * loss(0)
+        radius = the r at which loss(r) = loss(0) + RISE * (chance - loss(0))
+
+    `chance` is the loss of a model that has learned nothing but how often each answer is right.
 
     The passes are those of training: BatchNormalization normalizes by the batch, dropout is on.
     Each batch has draws of its own, as each step has. Nothing is assigned.
 
     Args:
-        model: A built and compiled `keras.Model`, trained for an epoch or a few.
+        model: A built and compiled `keras.Model`, trained for a few epochs without noise, best with
+            small batches: its loss must be well below `chance`.
         x: Array of inputs, or a nest of arrays: a part of the training data, a thousand examples or
             so.
         y: Array of targets, or a nest of arrays.
         scale: As for `SmoothOut`; `"filter"` for `AdaSmoothOut`. Defaults to `"absolute"`.
         distribution: As for `SmoothOut`. Defaults to `"uniform"`.
         exclude: As for `SmoothOut`. Defaults to `("gamma", "beta")`.
+        chance: The loss of chance. Defaults to `None`: the entropy of the labels for a categorical
+            crossentropy, the variance of the targets for the mean squared error; others must be
+            given.
         radii: Rising sequence of radii to look at. Defaults to `None`: four in each factor of ten,
             over three factors of ten.
         draws: Number of draws for each batch and radius. Defaults to `4`.
@@ -82,7 +91,7 @@ def find_radius(
 
     Raises:
         ValueError: If an argument is out of its range, the model is not built or has no loss, or
-            its loss is not finite without noise.
+            its loss without noise is not finite or not below that of chance.
 
     Cost: `draws * len(radii)` forward passes over `x`.
     """
@@ -131,11 +140,35 @@ def find_radius(
             "`x` and `y` must be such that the loss without noise is finite. Received: a loss of "
             f"{clean}"
         )
+    chance = chance_of(model.loss, y) if chance is None else chance
+    if not clean < chance:
+        raise ValueError(
+            "`model` must be trained first: its loss without noise must be below that of chance. "
+            f"Received: a loss of {clean:.4g}, where chance has {chance:.4g}"
+        )
     found = np.array([[losses(radius, draw) for draw in range(draws)] for radius in radii])
     errors = found.std(1, ddof=1) / draws**0.5
+    level = clean + RISE * (chance - clean)
     return RadiusSearch(
-        crossing(radii, found.mean(1), (1 + RISE) * clean), radii, found.mean(1), errors, clean
+        crossing(radii, found.mean(1), level), radii, found.mean(1), errors, clean, chance
     )
+
+
+def chance_of(loss, y):
+    """The loss of a model that has learned nothing but how often each answer is right."""
+    loss, y = keras.losses.get(loss), np.asarray(y)
+    name = getattr(loss, "name", getattr(loss, "__name__", ""))
+    if name == "mean_squared_error":
+        return float(np.mean(np.square(y - y.mean(0))))
+    if name == "sparse_categorical_crossentropy":
+        y = np.eye(int(y.max()) + 1)[y.astype("int64").ravel()]
+    elif name != "categorical_crossentropy":
+        raise ValueError(
+            "`chance` must be given for this loss: what a model has that knows nothing. Received: "
+            f"chance=None, and the loss {name or loss}"
+        )
+    shares = y.reshape(-1, y.shape[-1]).mean(0)
+    return float(-np.sum(shares * np.log(np.maximum(shares, 1e-12))))
 
 
 def crossing(radii, losses, level):

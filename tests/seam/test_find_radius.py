@@ -7,10 +7,10 @@ from keras import layers
 from support.nets import LOSS, assert_equal, images, standard_net
 
 import keras_smoothout as ks
-from keras_smoothout.find_radius import RISE, crossing
+from keras_smoothout.find_radius import RISE, chance_of, crossing
 
 
-def line(weights=(3.0, -2.0)):
+def line(weights=(2.5, -1.5)):
     """A linear model without bias, whose loss is quadratic in its weights, and its data."""
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
     model.set_weights([np.array(weights, "float32")[:, None]])
@@ -35,19 +35,28 @@ def test_on_a_quadratic_the_loss_rises_by_half_the_variance_times_the_curvature(
     expected = found.clean + variance * found.radii**2 * np.mean(x**2) * 2
     assert np.all(np.abs(found.losses - expected) < 5 * found.standard_errors)
     assert np.all(found.standard_errors > 0)
-    exact = (RISE * found.clean / (variance * np.mean(x**2) * 2)) ** 0.5
-    assert 0.75 < found.radius / exact < 1.4
+    assert found.chance == pytest.approx(np.var(y), rel=1e-4)
+    exact = (RISE * (found.chance - found.clean) / (variance * np.mean(x**2) * 2)) ** 0.5
+    assert 0.6 < found.radius / exact < 1.4
 
 
 @pytest.mark.parametrize("scale", ["weight", "filter"])
 def test_other_scales_follow_the_weights(scale):
     found = []
     for factor in (1.0, 10.0):
-        model, x, y = line((3.0 * factor, -2.0 * factor))
+        model, x, y = line((2.5 * factor, -1.5 * factor))
         options = {"scale": scale, "distribution": "normal", "draws": 50}
         found.append(ks.find_radius(model, x, factor * y, **options))
     np.testing.assert_allclose(found[0].losses, found[1].losses / 100, rtol=1e-3)
     assert found[0].radius == pytest.approx(found[1].radius, rel=1e-3)
+
+
+def test_other_losses_need_their_chance():
+    model, x, y = line()
+    model.compile("sgd", "mae")
+    with pytest.raises(ValueError, match="`chance` must be given.*absolute"):
+        ks.find_radius(model, x, y)
+    assert ks.find_radius(model, x, y, chance=2.0, radii=[0.1, 1.0]).chance == 2.0
 
 
 def test_nothing_is_assigned_and_a_seed_repeats():
@@ -56,7 +65,7 @@ def test_nothing_is_assigned_and_a_seed_repeats():
     model.compile("sgd", LOSS, metrics=["accuracy"])
     model.fit(x, y, epochs=2, verbose=0)
     before = [np.array(v) for v in [*model.variables, *model.metrics_variables]]
-    options = {"radii": [0.01, 0.1, 1.0], "batch_size": 24}  # The last batch is smaller.
+    options = {"radii": [0.01, 0.1, 1.0], "batch_size": 24, "chance": 9.0}  # The last is smaller.
     a, b, other = (ks.find_radius(model, x, y, seed=seed, **options) for seed in (0, 0, 1))
     assert_equal([np.array(v) for v in [*model.variables, *model.metrics_variables]], before)
     assert_equal(a[1:4], b[1:4])
@@ -69,8 +78,27 @@ def test_batch_norm_normalizes_by_the_batch():
     x, y = images(64)
     model = standard_net()
     model.compile("sgd", LOSS)
-    clean = ks.find_radius(model, 100 * x, y, radii=[0.01, 0.1]).clean
-    assert clean == pytest.approx(ks.find_radius(model, x, y, radii=[0.01, 0.1]).clean, rel=1e-2)
+    options = {"radii": [0.01, 0.1], "chance": 9.0}
+    clean = ks.find_radius(model, 100 * x, y, **options).clean
+    assert clean == pytest.approx(ks.find_radius(model, x, y, **options).clean, rel=1e-2)
+
+
+LABELS = np.array([0, 0, 0, 1, 2, 2, 2, 2])
+ENTROPY = -np.sum(np.array([3, 1, 4]) / 8 * np.log(np.array([3, 1, 4]) / 8))
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "expected"),
+    [
+        (LOSS, LABELS, ENTROPY),
+        ("sparse_categorical_crossentropy", LABELS[:, None], ENTROPY),
+        ("categorical_crossentropy", np.eye(3)[LABELS], ENTROPY),
+        (keras.losses.CategoricalCrossentropy(True), np.eye(5)[LABELS], ENTROPY),
+        ("mse", np.array([[1.0, 0.0], [3.0, 4.0]]), 2.5),
+    ],
+)
+def test_chance(loss, y, expected):
+    assert chance_of(loss, y) == pytest.approx(expected)
 
 
 def test_crossing():
@@ -103,6 +131,7 @@ def test_the_picture(tmp_path):
         ),
         ({"x": np.full((256, 2), np.nan, "float32")}, "`x` and `y`.*nan"),
         ({"x": np.zeros((0, 2), "float32")}, "`x` and `y`"),
+        ({"chance": 0.01}, "`model` must be trained first.*chance has 0.01"),
     ],
 )
 def test_wrong_values(change, words):
