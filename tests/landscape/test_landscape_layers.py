@@ -9,7 +9,8 @@ from support.landscape import Scale
 from keras_smoothout.landscape import Objective, gauss_newton, hessian
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
-STEPS = (1e-2, 1e-3, 1e-6)  # A large one drowns the noise of float32, a small one meets no kink.
+# A large step drowns the noise of float32, a small one meets no kink.
+STEPS = (1e-2, 1e-3, 1e-4, 1e-6)
 
 LINE, PLANE, SPACE = (6, 3), (4, 4, 3), (3, 3, 3, 2)  # Steps or places, and channels.
 PAIR = "two inputs"
@@ -199,10 +200,13 @@ def objective(make, kind):
 
 
 ROWS = table()
-# What TensorFlow has no float64 for: compared in float32.
-SINGLE = ("AdaptiveAveragePooling3D", "AdaptiveMaxPooling3D", "AveragePooling3D", "MaxPooling3D")
-SINGLE += ("UpSampling2D lanczos3", "UpSampling2D lanczos5", "Resizing lanczos3")
-SINGLE += ("Resizing lanczos5", "MelSpectrogram")
+# What has no float64 in Keras: compared in float32.
+if TENSORFLOW:
+    SINGLE = ("AdaptiveAveragePooling3D", "AdaptiveMaxPooling3D", "AveragePooling3D")
+    SINGLE += ("MaxPooling3D", "UpSampling2D lanczos3", "UpSampling2D lanczos5", "MelSpectrogram")
+    SINGLE += ("Resizing lanczos3", "Resizing lanczos5")
+else:  # Its loop over steps refuses `tanh`, which is rounded to float32.
+    SINGLE = ("Bidirectional", "RNN", "SimpleRNN", "SimpleRNNCell")
 # One of each kind that once was wrong, and of what is used most; the others are slow.
 QUICK = ("UpSampling2D bilinear", "UpSampling2D bicubic", "Resizing nearest", "Resizing lanczos3")
 QUICK += ("Activation softsign", "BatchNormalization", "LayerNormalization", "Conv2D", "Dense")
@@ -220,10 +224,10 @@ def test_every_layer_of_keras_has_a_row():
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ROWS]
 )
 def test_products_are_slopes(name, request):
-    single = TENSORFLOW and name in SINGLE
+    single = name in SINGLE
     if not single:
         request.getfixturevalue("precise")
-    close = 1e-2 if single else 1e-3
+    close = 1e-3 if TENSORFLOW and not single else 1e-2  # JAX rounds `tanh` to float32.
     o = objective(*ROWS[name])
     rng = np.random.default_rng(1)
     place, v = o.flatten(o.weights) + 0.1 * rng.normal(size=o.size), rng.normal(size=o.size)
