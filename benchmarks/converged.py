@@ -177,9 +177,9 @@ def around(value):
 
 def tuned(setting, label, done):
     """The tuned options of a row, or `None` while a trial is missing."""
-    if ROWS[label].tunes:
-        return trials(setting, label, done)[1]
-    return tuned(setting, source_of(setting, label), done)
+    source = source_of(setting, label)
+    others = tuned(setting, source, done) if source else {}
+    return trials(setting, label, done)[1] if others is not None and ROWS[label].tunes else others
 
 
 def trained(run, data_dir):
