@@ -120,10 +120,26 @@ class Batch:
     def _loss(self, weights):
         model = self.model
         with at(model, weights, self.state) as scope:
+            before = [scope.get_current_value(v) for v in model.trainable_variables]
             outputs = model(self.x, training=True)
             check_loss(model)
+            after = map(scope.get_current_value, model.trainable_variables)
+            assigned = [new is not old for new, old in zip(after, before, strict=True)]
+            self._check_kept(assigned)
             loss = model.compute_loss(self.x, self.y, outputs, self.sample_weight)
         return loss * self.loss_scale, (loss, outputs, self._values(scope))
+
+    def _check_kept(self, assigned):
+        """Raise if values that layers have assigned to their trainable weights would be lost."""
+        if any(assigned) and backend.KEEPS_ASSIGNED:
+            variables = zip(self.model.trainable_variables, assigned, strict=True)
+            names = [variable.path for variable, is_new in variables if is_new]
+            raise ValueError(
+                "A layer assigns one of its trainable weights when it is called. Keras' own step "
+                "keeps the value; here, where gradients are asked for at other weights, it would "
+                "be lost. Use a constraint, as in `kernel_constraint`, or a callback. Received: an "
+                f"update of {', '.join(names)}"
+            )
 
     def metrics(self, evaluation, weights):
         """`evaluation.state` after the model's loss and metrics have seen this batch."""

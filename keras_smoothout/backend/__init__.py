@@ -22,6 +22,7 @@ else:
         f"KERAS_BACKEND={keras.backend.backend()}"
     )
 
+KEEPS_ASSIGNED = _backend.KEEPS_ASSIGNED
 all_reduce_sum = _backend.all_reduce_sum
 assign_if = _backend.assign_if
 compiled = _backend.compiled

@@ -3,6 +3,7 @@
 import jax
 
 UNROLLED = 8
+KEEPS_ASSIGNED = False  # Keras' step forgets trainable weights that a layer assigns when called.
 
 
 def read(variable):

@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from keras_smoothout.backend.second_derivatives import second_derivatives
 
+KEEPS_ASSIGNED = True  # Keras' step keeps trainable weights that a layer assigns when it is called.
+
 
 def read(variable):
     """Return the value of `variable` now; a later assignment does not change it."""
