@@ -16,6 +16,7 @@ from keras_smoothout.checks import (
     check_count,
     check_integer,
     check_names,
+    check_number,
     received,
 )
 from keras_smoothout.evaluation import Batch, state_variables
@@ -101,6 +102,8 @@ def find_radius(
     check_count("draws", draws, least=2)
     check_count("batch_size", batch_size)
     check_integer("seed", seed)
+    if chance is not None:
+        check_number("chance", chance)
     lengths = {len(a) for a in keras.tree.flatten((x, y))}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(

@@ -228,10 +228,10 @@ def included(variables, exclude):
     """
 
     def is_excluded(variable):
-        scales = "gamma" in exclude and variable.name == "scale"
-        flat = len(variable.shape) < 2 and "kernel" not in variable.name
-        vector = "vector" in exclude and flat
-        return scales or vector or set(variable.path.split("/")) & set(exclude)
+        *layers, name = variable.path.split("/")
+        if {*layers, name} & set(exclude) or "gamma" in exclude and name == "scale":
+            return True
+        return "vector" in exclude and "kernel" not in name and len(variable.shape) < 2
 
     return tuple(i for i, v in enumerate(variables) if not is_excluded(v))
 
