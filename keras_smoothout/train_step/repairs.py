@@ -62,7 +62,7 @@ class JaxRepairs(keras_internals.JaxState):
 
     @contextlib.contextmanager
     def _whole(self):
-        optimizer = getattr(self.optimizer, "variables", ())
+        optimizer = getattr(getattr(self, "optimizer", None), "variables", ())
         variables = [*self.variables, *optimizer, *self.metrics_variables]
         kept = [(variable, variable.value) for variable in variables]  # By reference: no copies.
         with interrupts_noted() as noted:
