@@ -13,8 +13,8 @@ labels, SGD does best at a rate that is too small to fit them. What regularizes 
 rate at which ghost batches do best when they are stopped early.)
 
 One JSON line per run goes to benchmarks/converged.jsonl. Kill it at any point and start it again:
-runs that have a line are not repeated. `--tables` writes CONVERGED.md, its figure and the table of
-the README from the lines, and trains nothing.
+runs that have a line are not repeated. Without `--data_dir` it trains nothing, and writes
+CONVERGED.md, its figure and the table of the README from the lines.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from training import courses, runs
 
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
 SEEDS, GHOST = range(5), 128
-MARKS = "<!-- python -m benchmarks.converged --tables -->", "<!-- end of the table -->"
+MARKS = "<!-- python -m benchmarks.converged -->", "<!-- end of the table -->"
 NOISE = {"sharpness": (0.02, "absolute"), "relative_sharpness": (0.4, "filter")}
 
 
@@ -144,7 +144,8 @@ def trials(setting, label, done):
     """The runs that try the row's own number, by its values, and the best options or `None`."""
     row, of, source = ROWS[label], SETTINGS[setting], source_of(setting, label)
     others = tuned(setting, source, done) if source else {}
-    values = sorted(of.rates if row.tunes == "learning_rate" and of.rates else around(row.start))
+    rates = of.rates if row.tunes == "learning_rate" else ()
+    values = rates or (row.start / 2, row.start, row.start * 2)
     while True:
         options = {value: others | {row.tunes: value} for value in values}
         found = {
@@ -157,9 +158,9 @@ def trials(setting, label, done):
         name = "stopped_accuracy" if row.stops else "test_accuracy"
         best = max(values, key=lambda value: statistics.mean(r[name] for r in lines[value]))
         if best == values[0]:
-            values = [values[0] ** 2 / values[1], *values]
+            values = (values[0] ** 2 / values[1], *values)
         elif best == values[-1]:
-            values = [*values, values[-1] ** 2 / values[-2]]
+            values = (*values, values[-1] ** 2 / values[-2])
         else:
             return found, options[best]
 
@@ -168,11 +169,6 @@ def source_of(setting, label):
     """The row whose tuned options this one has."""
     source = ROWS[label].source
     return STOPPED if SETTINGS[setting].early and source == GHOSTS else source
-
-
-def around(value):
-    """The first trials of a search."""
-    return value / 2, value, 2 * value
 
 
 def tuned(setting, label, done):
@@ -277,15 +273,12 @@ def table(setting, done, names=NAMES):
 
 def search(setting, done):
     """The trials: accuracy on the images held out, a mean over the tuning seeds."""
-    found = {}
+    tried = {}
     for run in done.values():
         if run["experiment"] == f"{setting}-tuning":
-            found.setdefault(run["label"], {})[run["seed"]] = run
-    name = "test accuracy"
-    return report.table(
-        ["", "validation accuracy (%)"],
-        [(label, [report.mean_std(name, found[label])]) for label in sorted(found)],
-    )
+            tried.setdefault(run["label"], {})[run["seed"]] = run
+    lines = [(label, [report.mean_std("test accuracy", tried[label])]) for label in sorted(tried)]
+    return report.table(["", "validation accuracy (%)"], lines)
 
 
 def draw(done):
@@ -313,7 +306,7 @@ def write(done):
     """Write the page, its figure and the table of the README."""
     text = [
         "# At convergence",
-        f"Written by `python -m benchmarks.converged --tables` from [the runs]({RESULTS.name}); "
+        f"Written by `python -m benchmarks.converged` from [the runs]({RESULTS.name}); "
         "[converged.py](converged.py) says how they were made. Mean ± std (number of seeds); gains "
         "are paired by seed, with 95 % confidence.",
         "![each method in each setting](figures/converged.png)",
@@ -344,11 +337,10 @@ def complete(setting, done, path, data_dir):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--setting", choices=SETTINGS, help="one of the settings; default: all")
-    parser.add_argument("--data_dir", help="folder of prepared tfds sets")
+    parser.add_argument("--data_dir", help="folder of prepared tfds sets; without, writes the page")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
-    parser.add_argument("--tables", action="store_true", help="write the tables; train nothing")
     args = parser.parse_args()
-    if args.tables:
+    if not args.data_dir:
         write(gap.recorded(args.results))
         return
     done = gap.resumed(args.results)

@@ -24,6 +24,7 @@ from keras_smoothout.method import included
 
 RADII = {"absolute": (1e-3, 1.0), "weight": (1e-2, 10.0), "filter": (1e-2, 10.0)}
 RISE = 0.1
+KNOWN = ("mean_squared_error", "sparse_categorical_crossentropy", "categorical_crossentropy")
 
 
 class RadiusSearch(NamedTuple):
@@ -159,17 +160,18 @@ def find_radius(
 
 def chance_of(loss, y):
     """The loss of a model that has learned nothing but how often each answer is right."""
-    loss, y = keras.losses.get(loss), np.asarray(y)
-    name = getattr(loss, "name", getattr(loss, "__name__", ""))
-    if name == "mean_squared_error":
-        return float(np.mean(np.square(y - y.mean(0))))
-    if name == "sparse_categorical_crossentropy":
-        y = np.eye(int(y.max()) + 1)[y.astype("int64").ravel()]
-    elif name != "categorical_crossentropy":
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    name = getattr(loss, "name", getattr(loss, "__name__", None))
+    if name not in KNOWN:
         raise ValueError(
             "`chance` must be given for this loss: what a model has that knows nothing. Received: "
             f"chance=None, and the loss {name or loss}"
         )
+    y = np.asarray(y)
+    if name == "mean_squared_error":
+        return float(np.mean(np.square(y - y.mean(0))))
+    if name == "sparse_categorical_crossentropy":
+        y = np.eye(int(y.max()) + 1)[y.astype("int64").ravel()]
     shares = y.reshape(-1, y.shape[-1]).mean(0)
     return float(-np.sum(shares * np.log(np.maximum(shares, 1e-12))))
 

@@ -134,11 +134,13 @@ class TrainStep(train_step.Repairs):
 
     def _check_base(self):
         """Raise if a base class has a train step of its own, which ours would skip."""
-        own = super().train_step.__func__
-        if own is not keras.Model.train_step:
+        order = type(self).__mro__
+        bases = order[order.index(TrainStep) + 1 : order.index(keras.Model)]
+        skipped = [base.__name__ for base in bases if "train_step" in vars(base)]
+        if skipped:
             raise ValueError(
-                f"`{own.__qualname__}` would be skipped: methods and ghost batches come with a "
-                "train step of their own. Write what it does as `compute_loss`, or use an "
+                f"`{skipped[0]}.train_step` would be skipped: methods and ghost batches come "
+                "with a train step of their own. Write what it does as `compute_loss`, or use an "
                 f"optimizer of Keras. Received: a {type(self).__name__}"
             )
 

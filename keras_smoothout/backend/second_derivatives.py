@@ -9,6 +9,7 @@ import functools
 import itertools
 import threading
 
+import keras
 import tensorflow as tf
 
 _resize = tf.image.resize
@@ -115,13 +116,32 @@ class Replacement:
     def _switch(self, original, form):
         @functools.wraps(original)
         def chosen(*args, **kwargs):
-            inside = getattr(self._inside, "depth", 0)
-            return (form if inside else original)(*args, **kwargs)
+            if not getattr(self._inside, "depth", 0):
+                return original(*args, **kwargs)
+            self._inside.used = form
+            return form(*args, **kwargs)
 
         return chosen
 
+    def used(self, call):
+        """The form that `call()` came to last, or `None`."""
+        self._inside.used = None
+        call()
+        return self._inside.used
+
 
 replaced = Replacement(FORMS)
+
+
+@functools.cache
+def check_moments():
+    """Raise unless Keras' normalization layers come to `moments`: else all would be wrong."""
+    if replaced.used(lambda: keras.ops.moments(tf.zeros((1, 1)), axes=[0])) is not moments:
+        raise RuntimeError(
+            "Keras' `ops.moments` no longer calls `tf.nn.moments`, so second derivatives of "
+            "normalization layers would be wrong. Use the JAX backend. Received: Keras "
+            f"{keras.__version__}"
+        )
 
 
 @contextlib.contextmanager
@@ -134,6 +154,7 @@ def second_derivatives():
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     try:
         with replaced() as outermost:
+            check_moments()
             yield
     except (LookupError, tf.errors.OpError) as error:  # The latter in functions of its loops.
         place = f"after {graph.get_operations()[-1].name}: " if graph else ""

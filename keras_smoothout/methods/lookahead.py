@@ -66,11 +66,10 @@ class Lookahead(Method):
     def build(self, variables):
         super().build(variables)
         self.slow = self.slots("slow", "weights")
-        self.left = [self.add_variable((), dtype="float32", name="left") for _ in self.slow]
+        self.left = self.add_variable((len(self.slow),), dtype="float32", name="left")
 
     def update(self, apply, grads, variables):
-        pairs = zip(map(backend.read, self.left), map(first, variables), strict=True)
-        moved = ops.any(ops.stack([a != b for a, b in pairs]))
+        moved = ops.any(backend.read(self.left) != firsts(variables))
         backend.assign_if(moved, self.slow, lambda: list(map(backend.read, variables)))
         apply(grads)
 
@@ -83,13 +82,13 @@ class Lookahead(Method):
 
         due = ops.logical_and(self.updated, ops.equal(self.iterations % self.sync_period, 0))
         backend.assign_if(due, [*self.slow, *variables], synchronized)
-        for variable, left in zip(variables, self.left, strict=True):
-            left.assign(first(variable))
+        self.left.assign(firsts(variables))
 
     def evaluation_weights(self):
         return None if self.slow_step_size == 1 or self.use_ema else self.slow
 
 
-def first(variable):
-    """The first number of a weight, as a float32."""
-    return ops.cast(ops.reshape(backend.read(variable), (-1,))[0], "float32")
+def firsts(variables):
+    """The first number of each variable, as one tensor."""
+    flat = [ops.reshape(backend.read(variable), (-1,)) for variable in variables]
+    return ops.stack([ops.cast(numbers[0], "float32") for numbers in flat])

@@ -181,3 +181,19 @@ def test_products_in_several_threads_leave_tensorflow_as_it_was():
     assert np.any(results[0][0])
     for (found,) in results:
         np.testing.assert_allclose(found, results[0][0])
+
+
+@pytest.mark.tensorflow
+def test_a_keras_that_goes_another_way_to_its_moments_is_refused(monkeypatch):
+    # Products would be wrong, and symmetric all the same.
+    from keras_smoothout.backend import second_derivatives
+
+    second_derivatives.check_moments.cache_clear()
+    monkeypatch.setattr(keras.ops, "moments", lambda x, axes: (x, x))
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile(loss="mse")
+    objective = Objective(model, np.ones((3, 2)), np.ones((3, 1)))
+    with pytest.raises(RuntimeError, match="no longer calls `tf.nn.moments`"):
+        objective.hvp(objective.weights, objective.weights)
+    monkeypatch.undo()
+    assert np.all(np.isfinite(objective.hvp(objective.weights, objective.weights)[0]))

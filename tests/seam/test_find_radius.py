@@ -56,6 +56,9 @@ def test_other_losses_need_their_chance():
     model.compile("sgd", "mae")
     with pytest.raises(ValueError, match="`chance` must be given.*absolute"):
         ks.find_radius(model, x, y)
+    for loss in ([LOSS, LOSS], {"a": "mse"}, None):  # Of several outputs, or the model's own.
+        with pytest.raises(ValueError, match="`chance` must be given"):
+            chance_of(loss, [np.zeros(3), np.zeros((3, 2))])
     assert ks.find_radius(model, x, y, chance=2.0, radii=[0.1, 1.0]).chance == 2.0
 
 

@@ -46,22 +46,24 @@ def test_a_rate_is_tuned_for_stopping_by_the_same_trials():
     assert stopped in runner.rows("noisy") and stopped not in runner.rows("resnet8")
 
 
-def test_half_the_epochs_of_sam_have_its_options():
+@pytest.mark.parametrize(
+    ("tunes", "label", "own", "flags"),
+    [
+        ("SmoothOut", "SmoothOut", {"radius": 0.16}, {"--epochs=60", "--radius=0.16"}),
+        ("SAM", "SAM, half the epochs", {"rho": 0.1}, {"--epochs=30", "--rho=0.1"}),
+    ],
+)
+def test_what_goes_around_ghost_batches_has_their_rate(tunes, label, own, flags):
     done = {}
     tuned_to(1.6, runner.GHOSTS, done)
-    tuned_to(0.1, "SAM", done)
-    values = runner.tuned("resnet8", "SAM, half the epochs", done)
-    assert values == {"learning_rate": pytest.approx(1.6), "rho": pytest.approx(0.1)}
-    run = runner.run_of("resnet8", "SAM, half the epochs", 0, values)
-    assert {"--epochs=30", "--rho=0.1"} < set(run["flags"])
-
-
-def test_what_goes_around_ghost_batches_has_their_rate():
-    done = {}
-    tuned_to(1.6, runner.GHOSTS, done)
-    tuned_to(0.16, "SmoothOut", done)
-    values = runner.tuned("resnet8", "SmoothOut", done)
-    assert values == {"learning_rate": pytest.approx(1.6), "radius": pytest.approx(0.16)}
+    tuned_to(*own.values(), tunes, done)
+    values = runner.tuned("resnet8", label, done)
+    assert values == {"learning_rate": pytest.approx(1.6)} | {
+        name: pytest.approx(value) for name, value in own.items()
+    }
+    assert {"--learning_rate=1.6", *flags} < set(
+        runner.run_of("resnet8", label, 0, values)["flags"]
+    )
 
 
 @pytest.mark.parametrize("setting", runner.SETTINGS)
