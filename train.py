@@ -39,7 +39,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No start-up messages of Te
 from absl import app, flags
 from etils import epath
 
-from training import courses, curves, devices, methods, options, runs, workdirs
+from training import auto, courses, curves, devices, methods, options, runs, workdirs
 from training.options import FLAGS
 
 flags.adopt_module_key_flags(options)  # --help shows those of the main module.
@@ -61,6 +61,7 @@ def main(_):
         course = courses.plan(FLAGS, math.lcm(*sizes) * FLAGS.steps_per_execution)
         for method in names:  # Checked before any work.
             methods.optimizer(FLAGS, method, 0, course)
+        auto.check(FLAGS, names, course, there)
         source = runs.load(FLAGS)
         runs.check_network(FLAGS, source)
         course = courses.plan(FLAGS, source.train.examples, there)
@@ -74,6 +75,7 @@ def main(_):
                 )
             there.agree(0, "")  # The others wait for the workdir.
             begun = True
+            search(names, workdir, source, course)
             train(names, seeds, workdir, source, course, there)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {advice if begun else 'Nothing was trained.'}")
@@ -89,6 +91,15 @@ def main(_):
         if there.processes == 1:
             raise
         sys.exit(f"{error}\nA worker is lost: start all of them again. {advice}")
+
+
+def search(names, workdir, source, course):
+    """Find the options that are "auto", and write them down as the run's own."""
+    for name, found in auto.find(FLAGS, names, source, course).items():
+        FLAGS[name].value = float(f"{found.radius:.3g}")
+        print(f"{auto.said(name, found)}\n")
+        draw(curves.search, found, workdir / f"{name}.png", name)
+        workdirs.write_flags(workdir, options.kept())
 
 
 def train(names, seeds, workdir, source, course, there):

@@ -6,7 +6,7 @@ from keras_smoothout.batch_norm import GhostBatchNormalization, convert
 from keras_smoothout.batches import WarmUpBatches
 from keras_smoothout.callbacks import DistanceFromInit
 from keras_smoothout.evaluation import Evaluation, Step
-from keras_smoothout.find_radius import find_radius
+from keras_smoothout.find_radius import find_radius, find_rho
 from keras_smoothout.method import Method
 from keras_smoothout.methods import *
 from keras_smoothout.model import Model, TrainStep
@@ -28,6 +28,7 @@ __all__ = [
     "WarmUpBatches",
     "convert",
     "find_radius",
+    "find_rho",
     "recalibrate",
     "scaling",
     "schedules",

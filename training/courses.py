@@ -66,6 +66,8 @@ class Course(NamedTuple):
 
     def radius(self, options):
         """The radius of the noise over the steps."""
+        if options.radius == "auto":
+            return None
         if options.radius_schedule == "annealed":
             return AnnealedRadius(options.radius)
         if options.radius_schedule == "tanh":

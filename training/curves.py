@@ -10,6 +10,8 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from keras_smoothout.landscape import plots
+
 COLUMNS = {
     "train acc": ("train_accuracy", ".4f"),
     "test acc": ("test_accuracy", ".4f"),
@@ -113,3 +115,8 @@ def learning(histories, path, title):
     axes[1].legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def search(found, path, name):
+    """Draws the range test that found the option `name`."""
+    plots.radius(found, name=name).savefig(path, dpi=160)

@@ -17,6 +17,7 @@ KERAS = {  # name: class, and the arguments that are options.
     "adam": (keras.optimizers.Adam, ("learning_rate", *CLIPS)),
     "adamw": (keras.optimizers.AdamW, ("learning_rate", "weight_decay", *CLIPS)),
 }
+AUTO = "auto"  # Value of an option that `training.auto` finds.
 NOT_OPTIONS = ("self", "inner", "name", "kwargs")
 
 
@@ -85,6 +86,7 @@ def optimizer(options, method, seed, course):
     """Return the optimizers of a nested method, one around the other."""
     values = {name: getattr(options, name, None) for name in OPTIONS}
     values |= {"learning_rate": course.learning_rate(options), "radius": course.radius(options)}
+    values = {name: None if value == AUTO else value for name, value in values.items()}
     inner = ()
     for depth, (cls, names) in enumerate(reversed(nested(method))):
         values["seed"] = seed + depth  # Nested noise is independent.

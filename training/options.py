@@ -23,6 +23,24 @@ switch, real = flags.DEFINE_bool, flags.DEFINE_float
 number = functools.partial(flags.DEFINE_integer, upper_bound=LARGEST)
 text, texts, choice = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_enum
 
+
+class NumberOrAuto(flags.FloatParser):
+    """Parser of a number that `training.auto` can find."""
+
+    syntactic_help = "a number or 'auto'"
+
+    def convert(self, argument):
+        try:
+            return argument if argument == methods.AUTO else super().convert(argument)
+        except (TypeError, ValueError) as error:
+            raise ValueError("must be a number or 'auto'") from error
+
+
+def found(name, default, said):
+    said += " 'auto' finds it by a range test."
+    flags.DEFINE(NumberOrAuto(), name, default, said, serializer=flags.ArgumentSerializer())
+
+
 text("dataset", "digits", "'digits', or any image classification set of tfds.")
 text("data_dir", None, "Folder of prepared tfds sets (default: that of tfds).")
 switch("download", False, "Let tfds download and prepare the set.")
@@ -121,7 +139,8 @@ for name in ("workdir", "data_dir"):
 KINDS = {bool: switch, int: number, float: real, str: text, tuple: texts}
 for option, default, said in methods.generated():  # Those that the methods' constructors take.
     if option not in FLAGS:
-        KINDS[type(default)](option, None, said)
+        kind = found if option in ("radius", "rho") else KINDS[type(default)]
+        kind(option, None, said)
 
 OURS = FLAGS.flags_by_module_dict()[__name__]
 CHANGEABLE = ("epochs", "workdir", "resume", "resume_or_begin", "data_dir", "download", "verbose")
@@ -157,6 +176,7 @@ def recall(given):
     FLAGS.resume = True
     for name, value in given.items():
         own = FLAGS[name].value
+        value = own if value == methods.AUTO else value  # What it found is kept.
         if name not in CHANGEABLE and value != own:
             raise flags.Error(
                 f"--{name} cannot change on --resume: leave it out, or begin a run in another "

@@ -18,7 +18,7 @@ from training import methods
 MARK = "# A run of keras_smoothout's train.py. SHA-256 of the flags below: "
 FILE = re.compile(  # What runs write, except flags.txt, and what is left of it by a kill.
     r"metrics\.csv|distance\.(csv|png)|epoch-\d+\.npz|model\.keras|summary\.json|tensorboard"
-    r"|(curves|comparison)\.png|unfinished-(?!flags\.txt$).*"
+    r"|(curves|comparison|radius|rho)\.png|unfinished-(?!flags\.txt$).*"
 )
 FOLDER = re.compile(rf"seed-\d+|{methods.PATTERN}")  # Those of --seeds and --compare.
 LOCK = "run.lock"
@@ -133,7 +133,11 @@ def prepare(workdir, flags, resume=False, overwrite=False):
         for folder in folders(workdir):
             if folder != workdir and not any(folder.iterdir()):
                 folder.rmdir()
-    with whole(workdir / "flags.txt") as path:  # To the end, the old ones mark what is left.
+    write_flags(workdir, flags)  # To the end, the old ones mark what is left.
+
+
+def write_flags(workdir, flags):
+    with whole(workdir / "flags.txt") as path:
         path.write_bytes(encoded(marked(flags)))
 
 

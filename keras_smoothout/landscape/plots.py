@@ -204,11 +204,11 @@ def measures(tables, path=None, columns=4):
     return _written(figure, path)
 
 
-def radius(found, path=None):
-    """Loss under noise against the radius, with its standard errors, as `ks.find_radius` found."""
+def radius(found, path=None, name="radius"):
+    """Loss of moved weights against the radius, as `ks.find_radius` or `ks.find_rho` found it."""
     figure, (axis,) = _canvas()
     axis.errorbar(found.radii, found.losses, found.standard_errors, **STYLES[0])
-    tidy(axis, xlabel=f"radius ({found.radius:.3g} suggested)", ylabel="loss", xscale="log")
+    tidy(axis, xlabel=f"{name} ({found.radius:.3g} suggested)", ylabel="loss", xscale="log")
     scale(axis, found.losses)
     return _written(figure, path)
 

@@ -7,7 +7,7 @@ from keras import layers
 from support.nets import LOSS, assert_equal, images, standard_net
 
 import keras_smoothout as ks
-from keras_smoothout.find_radius import RISE, chance_of, crossing
+from keras_smoothout.range_test import RISE, chance_of, crossing
 
 
 def line(weights=(2.5, -1.5)):
@@ -49,6 +49,51 @@ def test_other_scales_follow_the_weights(scale):
         found.append(ks.find_radius(model, x, factor * y, **options))
     np.testing.assert_allclose(found[0].losses, found[1].losses / 100, rtol=1e-3)
     assert found[0].radius == pytest.approx(found[1].radius, rel=1e-3)
+
+
+def test_uphill_on_a_quadratic_the_loss_rises_by_slope_and_curvature():
+    model, x, y = line()
+    rhos = np.array([0.01, 0.1, 0.3, 1.0])
+    found = ks.find_rho(model, x, y, rhos=rhos, batch_size=128)
+    expected = []
+    for rows in (slice(128), slice(128, 256)):
+        a, b = x[rows], x[rows] @ np.array([[2.5], [-1.5]]) - y[rows]
+        gradient = 2 * a.T @ b / 128
+        e = gradient / np.linalg.norm(gradient)
+        expected.append([np.mean((b + r * a @ e) ** 2) for r in (0, *rhos)])
+    clean, *losses = np.mean(expected, 0)
+    assert found.clean == pytest.approx(clean, rel=1e-5)
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-4)
+    rises = np.array(expected)[:, 1:] - np.array(expected)[:, :1]
+    np.testing.assert_allclose(found.standard_errors, rises.std(0, ddof=1) / 2**0.5, rtol=1e-2)
+    level = clean + RISE * (np.var(y) - clean)
+    assert found.radius == pytest.approx(crossing(rhos, found.losses, level))
+    assert found.losses[0] > found.clean and np.all(np.diff(found.losses) > 0)
+
+
+def test_an_adaptive_rho_follows_the_weights():
+    found = []
+    for factor in (1.0, 1000.0):  # `eta` is small beside either.
+        model, x, y = line((2.5 * factor, -1.5 * factor))
+        found.append(ks.find_rho(model, x, factor * y, adaptive=True))
+    np.testing.assert_allclose(found[0].losses, found[1].losses / 1e6, rtol=0.1)
+    assert found[0].radius == pytest.approx(found[1].radius, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"adaptive": 1}, "`adaptive`.*adaptive=1"),
+        ({"batch_size": 256}, "`x`.*256 examples and batch_size=256"),
+        ({"batch_size": 0}, "`batch_size`.*batch_size=0"),
+        ({"rhos": [0.2, 0.1]}, "rising"),
+        ({"model": None}, "`model`.*model=None"),
+    ],
+)
+def test_wrong_values_of_a_search_for_rho(change, words):
+    model, x, y = line()
+    with pytest.raises(ValueError, match=words):
+        ks.find_rho(**({"model": model, "x": x, "y": y} | change))
 
 
 def test_other_losses_need_their_chance():
