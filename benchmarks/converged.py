@@ -225,13 +225,17 @@ def rows(setting):
     return [label for label, row in ROWS.items() if SETTINGS[setting].early or not row.stops]
 
 
+def runs_of(experiment, label, done):
+    """The runs of a label by their seeds."""
+    wanted = experiment, label
+    return {
+        run["seed"]: run for run in done.values() if (run["experiment"], run["label"]) == wanted
+    }
+
+
 def cell(setting, label, done):
     """The runs of a row by their seeds; its test results are those of where it stopped."""
-    found = {
-        run["seed"]: run
-        for run in done.values()
-        if (run["experiment"], run["label"]) == (setting, label)
-    }
+    found = runs_of(setting, label, done)
     if ROWS[label].stops:
         names = {"test_accuracy": "stopped_accuracy", "test_loss": "stopped_loss"}
         kept = {"flags": "flags"} | names
