@@ -2,7 +2,8 @@
 
 A small batch against a large one, then the large one with one thing after the other, each trained
 until SGD fits every training image. Settings: `resnet8` and `c1` (C1 at half width) on CIFAR-10 at
-16 x 16 pixels, 4,096 images, no augmentation; `mnist` (F1 on 2,048 images); `noisy` (F1 on 8,192
+16 x 16 pixels, 4,096 images, no augmentation; `resnet8-256` and `resnet8-2048`, the former at other
+large batches, for a curve over the batch size; `mnist` (F1 on 2,048 images); `noisy` (F1 on 8,192
 images of Fashion-MNIST, a fifth of whose labels are wrong), where SGD stopped early is a row, too.
 
 Each row has one number of its own, tuned at its batch size on the last 5,000 training images by
@@ -98,6 +99,7 @@ class Setting(NamedTuple):
         tuning_seeds: those of the search.
         early: whether it has the rows that are stopped early.
         rates: learning rates that the searches begin with, unless they are those of the row.
+        only: the labels of its rows, or none for all.
     """
 
     flags: tuple
@@ -107,6 +109,7 @@ class Setting(NamedTuple):
     tuning_seeds: tuple = (100, 101)
     early: bool = False
     rates: tuple = ()
+    only: tuple = ()
 
 
 CIFAR = ("--dataset=cifar10", "--image_size=16", "--train_examples=4096")
@@ -119,6 +122,12 @@ SETTINGS = {
     "c1": Setting((*CIFAR, *C1), (64, 1024), 60, 45000),
     "noisy": Setting(NOISY, (64, 2048), 60, 55000, (100,), True, WIDE),
     "mnist": Setting(MNIST, (64, 2048), 100, 55000),
+    **{
+        f"resnet8-{size}": Setting(
+            (*CIFAR, "--model=resnet8"), (64, size), 60, 45000, (100,), only=(GHOSTS, "SmoothOut")
+        )
+        for size in (256, 2048)
+    },
 }
 
 
@@ -222,7 +231,8 @@ class Watched(keras.callbacks.Callback):
 
 def rows(setting):
     """The labels of a setting."""
-    return [label for label, row in ROWS.items() if SETTINGS[setting].early or not row.stops]
+    of = SETTINGS[setting]
+    return [k for k, row in ROWS.items() if k in (of.only or ROWS) and (of.early or not row.stops)]
 
 
 def runs_of(experiment, label, done):
@@ -250,6 +260,21 @@ TITLES = {
     "c1": "C1 at half width, without dropout, on the same images",
     "noisy": "F1 on 8,192 images of Fashion-MNIST, a fifth of the labels wrong, 60 epochs",
     "mnist": "F1 on 2,048 images of MNIST, 100 epochs",
+    "resnet8-256": "ResNet-8 as above, at batch size 256",
+    "resnet8-2048": "ResNet-8 as above, at batch size 2048",
+}
+OTHERS = {size: f"resnet8-{size}" for size in (256, 2048)}
+CURVE = {  # label: the setting and the row at each batch size of ResNet-8.
+    "SGD, from 256 on in ghost batches": {
+        64: ("resnet8", SMALL),
+        1024: ("resnet8", GHOSTS),
+        **{size: (setting, GHOSTS) for size, setting in OTHERS.items()},
+    },
+    "SmoothOut": {
+        64: ("resnet8", "SmoothOut, small batch"),
+        1024: ("resnet8", "SmoothOut"),
+        **{size: (setting, "SmoothOut") for size, setting in OTHERS.items()},
+    },
 }
 
 
@@ -287,7 +312,7 @@ def search(setting, done):
 
 def draw(done):
     """Test accuracy and loss of each row, a column for each setting."""
-    settings = [setting for setting in SETTINGS if found(setting, done)]
+    settings = [k for k in SETTINGS if found(k, done) and not SETTINGS[k].only]
     size = 6 * len(settings), 6
     figure, axes = plt.subplots(2, len(settings), figsize=size, layout="constrained", squeeze=False)
     for column, setting in zip(axes.T, settings, strict=True):
@@ -306,14 +331,33 @@ def draw(done):
     report.save(figure, "converged")
 
 
+def draw_curve(done):
+    """Test accuracy and loss of ResNet-8 against the batch size, with standard deviations."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axis, name in zip(axes, ("test accuracy", "test loss"), strict=True):
+        measure, _, unit = report.MEASURES[name]
+        for (label, places), color in zip(CURVE.items(), report.COLORS, strict=False):
+            cells = {size: cell(*place, done) for size, place in sorted(places.items())}
+            values = {size: [measure(run) for run in c.values()] for size, c in cells.items() if c}
+            means = [statistics.mean(v) for v in values.values()]
+            spreads = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
+            axis.errorbar(list(values), means, spreads, marker="o", color=color, label=label)
+        report.tidy(axis, xlabel="batch size", ylabel=f"{name} ({unit})", xscale="log")
+        axis.set_xticks(*2 * [[64, 256, 1024, 2048]])
+        axis.minorticks_off()
+    axes[0].legend(frameon=False)
+    report.save(figure, "batch_size")
+
+
 def write(done):
-    """Write the page, its figure and the table of the README."""
+    """Write the page, its figures and the table of the README."""
     text = [
         "# At convergence",
         f"Written by `python -m benchmarks.converged` from [the runs]({RESULTS.name}); "
         "[converged.py](converged.py) says how they were made. Mean ± std (number of seeds); gains "
         "are paired by seed, with 95 % confidence.",
         "![each method in each setting](figures/converged.png)",
+        "![ResNet-8 against the batch size](figures/batch_size.png)",
     ]
     for setting in SETTINGS:
         if found(setting, done):
@@ -321,6 +365,7 @@ def write(done):
             text += ["### The search", search(setting, done)]
     (report.HERE / "CONVERGED.md").write_text("\n\n".join(text) + "\n")
     draw(done)
+    draw_curve(done)
     names = ("test accuracy", "test loss")
     report.put(report.README, MARKS, table("resnet8", done, names))
 
