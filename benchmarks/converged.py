@@ -34,6 +34,7 @@ from training import courses, runs
 
 RESULTS = pathlib.Path(__file__).with_suffix(".jsonl")
 SEEDS, GHOST = range(5), 128
+PAGE = report.HERE.parent / "docs" / "large_batches.md"
 MARKS = "<!-- python -m benchmarks.converged -->", "<!-- end of the table -->"
 NOISE = {"sharpness": (0.02, "absolute"), "relative_sharpness": (0.4, "filter")}
 
@@ -300,6 +301,26 @@ def table(setting, done, names=NAMES):
     return report.table(["", "its own number", "gain over ghost batches (%)", *names], lines)
 
 
+def summary(done):
+    """A line for each setting: is there a gap, and what does SmoothOut do about it?"""
+    lines = []
+    for setting, of in SETTINGS.items():
+        cells = found(setting, done)
+        if "SmoothOut" not in cells:
+            continue
+        small = found("resnet8", done)[SMALL] if of.only else cells[SMALL]
+        accuracies = [
+            report.mean_std("test accuracy", runs_)
+            for runs_ in (small, cells[GHOSTS], cells["SmoothOut"])
+        ]
+        gain = report.difference("test accuracy", cells["SmoothOut"], cells[GHOSTS])
+        radius = f"{tuned(setting, 'SmoothOut', done)['radius']:.2g}"
+        sizes = f"{of.sizes[0]}, {of.sizes[1]}"
+        lines.append((TITLES[setting], [sizes, *accuracies, gain, radius]))
+    heads = ["", "batches", "SGD, small", "ghost batches, large", "SmoothOut, large"]
+    return report.table([*heads, "gain over ghost batches", "its radius"], lines)
+
+
 def search(setting, done):
     """The trials: accuracy on the images held out, a mean over the tuning seeds."""
     tried = {}
@@ -350,7 +371,7 @@ def draw_curve(done):
 
 
 def write(done):
-    """Write the page, its figures and the table of the README."""
+    """Write the page, its figures, and the tables of the README and of the docs."""
     text = [
         "# At convergence",
         f"Written by `python -m benchmarks.converged` from [the runs]({RESULTS.name}); "
@@ -368,6 +389,7 @@ def write(done):
     draw_curve(done)
     names = ("test accuracy", "test loss")
     report.put(report.README, MARKS, table("resnet8", done, names))
+    report.put(PAGE, MARKS, summary(done))
 
 
 def complete(setting, done, path, data_dir):

@@ -297,7 +297,7 @@ def evidence(rows, sizes=(128, 2048, 8192)):
 def put(page, marks, text):
     """Replace the text between two marks of a page."""
     before, rest = page.read_text().split(marks[0])
-    _, after = rest.split(marks[1])
+    _, after = rest.split(marks[1], 1)
     page.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{after}")
 
 
