@@ -4,7 +4,14 @@ import keras
 import numpy as np
 
 from keras_smoothout import noise
-from keras_smoothout.checks import check_choice, check_count, check_integer, check_names, received
+from keras_smoothout.checks import (
+    check_choice,
+    check_count,
+    check_integer,
+    check_names,
+    check_number,
+    received,
+)
 from keras_smoothout.evaluation import Step
 from keras_smoothout.method import included
 from keras_smoothout.methods.asam import ASAM
@@ -71,6 +78,9 @@ def find_radius(
     check_choice("distribution", distribution, noise.DISTRIBUTIONS)
     check_names("exclude", exclude)
     check_count("draws", draws, least=2)
+    check_count("batch_size", batch_size)
+    if chance is not None:
+        check_number("chance", chance)
     check_integer("seed", seed)
     radii = np.geomspace(*RADII[scale], 13) if radii is None else radii
 
@@ -111,6 +121,8 @@ def find_rho(model, x, y, adaptive=False, chance=None, rhos=None, batch_size=128
     """
     check_model(model)
     check_count("batch_size", batch_size)
+    if chance is not None:
+        check_number("chance", chance)
     if not isinstance(adaptive, bool):
         raise ValueError(f"`adaptive` must be True or False. {received('adaptive', adaptive)}")
     if len(keras.tree.flatten(x)[0]) <= batch_size:

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_smoothout import backend
-from keras_smoothout.checks import check_count, check_number, received
+from keras_smoothout.checks import received
 from keras_smoothout.evaluation import Batch, state_variables
 
 RISE = 0.1
@@ -59,9 +59,6 @@ def search(model, x, y, moved, radii, chance, draws, batch_size, seed):
         batch_size: As for `find_radius`.
         seed: As for `find_radius`.
     """
-    check_count("batch_size", batch_size)
-    if chance is not None:
-        check_number("chance", chance)
     lengths = {len(a) for a in keras.tree.flatten((x, y))}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(

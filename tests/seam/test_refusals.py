@@ -112,6 +112,11 @@ CALLS = [
         | {"batch_size": 2, "seed": 3, "chance": 9.0},
         lambda: (objective().model, np.eye(2, dtype="float32"), np.arange(2)),
     ),
+    Call(
+        ks.find_rho,
+        {"batch_size": 1, "chance": 9.0, "adaptive": True},
+        lambda: (objective().model, np.eye(2, dtype="float32"), np.arange(2)),
+    ),
     Call(ks.WarmUpBatches, {"batch_sizes": {0: 2}, "seed": 3, "start": 3}, lambda: (X, Y)),
     Call(ks.DistanceFromInit, {"points_per_decade": 3}),
     Call(schedules.ConstantRadius, {"radius": 0.1}),
