@@ -96,7 +96,8 @@ def train(options, method, seed, source, course, workdir, devices):
         )
         history, position = records.restore(model, checkpoint)
     differ = f"The processes see different checkpoints: they must share {workdir}."
-    devices.agree(course.step_at(position.epoch) + position.step, differ)
+    for number in position:
+        devices.agree(number, differ)
     callbacks = [records.TerminateOnNaN(workdir)] if options.terminate_on_nan else []
     if devices.first and options.track_distance:
         callbacks.append(ks.DistanceFromInit(workdir / "distance.csv", start=start))

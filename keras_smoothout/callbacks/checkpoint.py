@@ -19,10 +19,10 @@ class Checkpoint(keras.callbacks.Callback):
     """Save all state of a training, and continue there when the same `fit` is run again.
 
     A file holds the weights, moving statistics, the optimizer with the slots and counters of all
-    methods, averages, loss scale, the seeds of dropout (which Keras does not save), the metrics of
-    the epoch, and the states of Python's and NumPy's global random numbers. It is written to a
-    temporary file, flushed and renamed, so a process can be killed at any moment. On CPUs a
-    training that is continued ends with the same weights, to the bit, as one that was not
+    methods, averages, loss scale, the seeds of dropout (which Keras' own files leave out), the
+    metrics of the epoch, and the states of Python's and NumPy's global random numbers. It is
+    written to a temporary file, flushed and renamed, so a process can be killed at any moment. On
+    CPUs a training that is continued ends with the same weights, to the bit, as one that was not
     interrupted, also if that happened inside an epoch. `docs/checkpoints.md` says which data that
     holds for, and when `keras.callbacks.OrbaxCheckpoint` serves better.
 
@@ -149,8 +149,9 @@ class Checkpoint(keras.callbacks.Callback):
         """Whether the present state is in a file."""
         return self.position == self._saved
 
-    def _newest(self, model, reads):
+    def _newest(self, model, reads, first=0):
         for path in checkpoints(self.directory)[-1:]:
+            self._check_first(first, position_of(path))
             return Resumed(position_of(path), self._files.read(path, model), reads)
         return None
 
@@ -160,7 +161,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._files.open()
         first = fit.get("initial_epoch", 0)
         if self._resumed is None and self.position != (first, 0):
-            self._resumed = self._newest(self.model, reads=True)
+            self._resumed = self._newest(self.model, reads=True, first=first)
         self._files.find_best()
         validation = fit.get("validation_data") is not None or fit.get("validation_split")
         self._validates, self._seldom = bool(validation), fit.get("validation_freq", 1) != 1
@@ -168,7 +169,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.position, self._random = Position(first), random_state.get()
         if self._resumed:
             self.position = self._saved = self._resumed.position
-            self._check_first(first, most=self.position.epoch)
+            self._check_first(first, self.position)
             keras_internals.begin_at(self.model, self.position.epoch)
             if self.params.get("verbose"):
                 print(f"Continuing {self.directory} after {self.position}.")
@@ -176,18 +177,18 @@ class Checkpoint(keras.callbacks.Callback):
         if self._resumed and sought:
             self._resumed = self._resumed._replace(reads=False)
 
-    def _check_first(self, epoch, most):
-        if epoch > most:
+    def _check_first(self, epoch, position):
+        if epoch > position.epoch:
             raise ValueError(
-                f"`initial_epoch` must be left out: {self.directory} is at {self.position}, and "
-                f"the training goes on there. Received: initial_epoch={epoch}"
+                f"`initial_epoch` must be left out: {self.directory} is at {position}, and the "
+                f"training goes on there. Received: initial_epoch={epoch}"
             )
 
     def on_epoch_begin(self, epoch, logs=None):
         resumed, self._resumed = self._resumed, None
         if resumed:
             keras_internals.begin_at(self.model, None)
-            self._check_first(epoch, most=resumed.position.epoch)
+            self._check_first(epoch, self.position)
             if "python" in resumed.arrays:
                 random_state.set(resumed.arrays)
         self._epoch, self._random = epoch, random_state.get()

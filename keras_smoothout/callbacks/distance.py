@@ -65,6 +65,11 @@ class DistanceFromInit(keras.callbacks.Callback):
         return [keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables]
 
     def on_train_begin(self, logs=None):
+        self._begun = False
+
+    def _begin(self):
+        """Find the step and the start, once `Checkpoint` has restored them."""
+        self._begun = True
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         # This counts steps that only accumulate, but not those whose float16 gradients overflowed.
         self._step = max(self._step, int(keras_internals.calls(optimizer).numpy()))
@@ -100,6 +105,8 @@ class DistanceFromInit(keras.callbacks.Callback):
         return max(step + 1, round(step * 10 ** (1 / self.points_per_decade)))
 
     def on_epoch_begin(self, epoch, logs=None):
+        if not self._begun:
+            self._begin()
         self._before = self._step
 
     def on_train_batch_begin(self, batch, logs=None):
