@@ -28,9 +28,9 @@ from benchmarks import faults
 EPOCHS = 24  # Of six steps.
 PROGRAMS = ("train.py", "fit")
 ON_DISK = "run"  # Name of a folder on a disk of its own.
-TRAIN = ("--train_examples=96", "--batch_size=16", "--method=lookahead+smoothout", "--model=f1")
-TRAIN += ("--augment=crop", "--lr_schedule=cosine", "--verbose=0", "--resume_or_begin")
-TRAIN += ("--checkpoint_steps=2",)
+TRAIN = ("--train_examples=96", "--batch_size=16", "--method=lookahead+smoothout", "--model=c1")
+TRAIN += ("--width=0.125", "--dropout=0.2", "--augment=crop", "--lr_schedule=cosine")
+TRAIN += ("--checkpoint_steps=2", "--verbose=0", "--resume_or_begin")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CODES = {  # How a process may end after a signal: within a training, and before or after it.
     signal.SIGKILL: (-9,),
@@ -163,9 +163,8 @@ def twice(program, backend, folder, reference, epochs):
     workdir = folder / f"{program}-{backend}-twice"
     with started(program, workdir, backend, epochs) as first:
         until_progress(first, workdir)
-        process = started(program, workdir, backend, epochs)
-        code = process.wait(faults.PATIENCE)
-        assert first.poll() is None, "The first process ended before the second one."
+        first.send_signal(signal.SIGSTOP)  # Or it could end before the second one begins.
+        code = started(program, workdir, backend, epochs).wait(faults.PATIENCE)
         assert code == 1 and "in use by" in told(workdir), f"{code}: {told(workdir)}"
         first.kill()
         first.wait(faults.PATIENCE)
@@ -192,11 +191,12 @@ def full(program, backend, folder, reference, epochs):
         workdir, filler = place / ON_DISK, place / "filler"
         with started(program, workdir, backend, epochs) as process:
             until_progress(process, workdir)
-            with open(filler, "wb") as file, contextlib.suppress(OSError):
+            with open(filler, "wb", buffering=0) as file:
                 while process.poll() is None:  # Also what deleted checkpoints give back.
                     with contextlib.suppress(OSError):
-                        file.write(bytes(1 << 16))
-                        file.flush()
+                        while file.write(bytes(1 << 16)):
+                            pass
+                    time.sleep(0.01)
             code = process.wait(faults.PATIENCE)
         filler.unlink()
         assert code == 1 and "No space left on device" in told(workdir), told(workdir)

@@ -54,8 +54,8 @@ class Epochs(Shuffled):
         batch t of epoch e = the t-th batch of a permutation by (seed, e)
 
     So a training that is resumed, at any step, sees the batches that it would have seen.
-    `Checkpoint` tells the data where to begin. Pass `steps_per_epoch` to `fit`, as the data never
-    ends.
+    `Checkpoint` tells the data where to begin. The data never ends, so pass `steps_per_epoch` to
+    `fit`, and `shuffle=False`, since the batches are shuffled already.
 
     Args:
         x: Array of inputs, or a tensor or table; examples along the first axis.
@@ -80,7 +80,8 @@ class Epochs(Shuffled):
         ([4, 4, 2, 4], 3)
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         >>> model.compile("sgd", "mse")
-        >>> history = model.fit(data, steps_per_epoch=data.steps_per_epoch, epochs=2, verbose=0)
+        >>> steps = data.steps_per_epoch
+        >>> history = model.fit(data, steps_per_epoch=steps, epochs=2, shuffle=False, verbose=0)
     """
 
     def __init__(self, x, y, batch_size=32, seed=0, drop_remainder=False):

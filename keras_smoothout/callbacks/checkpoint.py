@@ -63,8 +63,8 @@ class Checkpoint(keras.callbacks.Callback):
         ...     model = ks.wrap(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))
         ...     model.compile(ks.SmoothOut("sgd"), "mse")
         ...     checkpoint = ks.callbacks.Checkpoint(directory, every_steps=5)
-        ...     return model.fit(data, epochs=epochs, verbose=0, callbacks=[checkpoint],
-        ...                      steps_per_epoch=data.steps_per_epoch).epoch
+        ...     return model.fit(data, epochs=epochs, steps_per_epoch=8, shuffle=False, verbose=0,
+        ...                      callbacks=[checkpoint]).epoch
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     train(directory, 2), train(directory, 3), train(directory, 3)
         ([0, 1], [2], [])

@@ -222,21 +222,36 @@ def test_a_link_is_not_written_through(tmp_path):
     assert (tmp_path / "victim").read_text() == "mine" and (tmp_path / "a").read_text() == "ours"
 
 
-HOLD = "from keras_smoothout import whole_files; whole_files.hold(whole_files.as_path({!r}))"
+LOCKED = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def another(folder):
+    """Another process, which locks a folder until its input ends, or fails to."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", LOCKED, folder], text=True, **pipes)
 
 
 def test_a_folder_is_held_by_one_process(tmp_path):
-    def another():
-        command = [sys.executable, "-c", HOLD.format(str(tmp_path))]
-        return subprocess.run(command, capture_output=True, text=True)
-
+    with another(tmp_path) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError) as error:
+            whole_files.hold(tmp_path)
+        assert f"Received: directory={tmp_path}" in str(error.value)
+        other.kill()
     for _ in range(2):  # This process may begin again.
         whole_files.hold(tmp_path)
-    run = another()
-    assert run.returncode and f"Received: directory={tmp_path}" in run.stderr
-    whole_files.release(tmp_path)
-    whole_files.release(tmp_path)
-    assert another().returncode == 0 and os.listdir(tmp_path) == []
+    with another(tmp_path) as other:
+        assert "BlockingIOError" in other.communicate()[1]
+    for _ in range(2):
+        whole_files.release(tmp_path)
+    with another(tmp_path) as other:
+        assert other.communicate()[0] == "locked\n"
+    assert os.listdir(tmp_path) == []
 
 
 def test_file_systems_without_locks_are_used(tmp_path, monkeypatch):
