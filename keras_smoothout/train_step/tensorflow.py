@@ -51,8 +51,10 @@ def share_statistics(model):
     the end. But here all replicas hold the same state after every step, which can be saved.
     """
     context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return
     moving = statistics(batch_norms(model))
-    if moving and context is not None and context.num_replicas_in_sync > 1:
+    if moving:
         values = [tf.identity(variable.value) for variable in moving]  # On this replica's device.
         means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
         for variable, mean in zip(moving, means, strict=True):

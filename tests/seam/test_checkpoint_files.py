@@ -1,7 +1,6 @@
 """What a checkpoint leaves on disk: whole files, the newest and the best, never half a model."""
 
 import os
-import pathlib
 import resource
 import subprocess
 import sys
@@ -260,5 +259,5 @@ def test_file_systems_without_locks_are_used(tmp_path, monkeypatch):
 
     monkeypatch.setattr(whole_files.fcntl, "flock", unsupported)
     whole_files.hold(tmp_path)
-    whole_files.hold(pathlib.PurePosixPath("gs://bucket/run"))
+    whole_files.hold("gs://bucket/run")
     whole_files.release(tmp_path)

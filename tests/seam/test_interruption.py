@@ -79,8 +79,8 @@ def test_a_signal_saves_and_ends(tmp_path, number, error, first, wrap):
     ("hook", "options", "left"),
     [
         ("on_epoch_begin", {}, (1, 0)),
-        ("on_test_batch_end", {"every_steps": 2}, (1, 3)),  # At once: it is saved.
-        ("on_test_batch_end", {}, (2, 0)),  # After the epoch.
+        ("on_test_batch_end", {"every_steps": 2}, (0, 3)),  # At once: it is saved.
+        ("on_test_batch_end", {}, (1, 0)),  # After the epoch.
         ("on_epoch_end", {"every_steps": 2}, (2, 0)),
     ],
 )
@@ -147,7 +147,7 @@ def test_after_a_fit_that_failed_signals_are_heard():
 
 def test_signals_that_the_program_notes_itself(tmp_path):
     noted, checkpoint = [], Checkpoint(tmp_path)
-    send = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: noted.append(15))
+    send = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: noted.append(15))
     with pytest.raises(KeyboardInterrupt):
         fit(compiled(), [send, checkpoint, Interruption(checkpoint, noted)])
     assert position_of(checkpoints(tmp_path)[-1]) == (0, 1) and noted == [15]
