@@ -51,7 +51,7 @@ def main(_):
     default = f"runs/{FLAGS.dataset}-{FLAGS.model}-{'-'.join(names)}"
     workdir = epath.Path(FLAGS.workdir or default)
     resume = f"--resume --workdir={shlex.quote(str(workdir))}"
-    begun, advice = False, f"To continue after the last whole epoch:\n  python train.py {resume}"
+    begun, advice = False, f"To continue from the last checkpoint:\n  python train.py {resume}"
     try:
         signals.check()
         there = devices.opened(FLAGS)

@@ -25,6 +25,8 @@ import time
 
 import numpy as np
 
+from keras_smoothout.checkpoint_files import checkpoints
+
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 12
 FLAGS = ("--train_examples=96", "--batch_size=32", "--method=lookahead+smoothout", "--augment=crop")
@@ -118,20 +120,24 @@ def kill(processes, workdir, chance, in_a_write):
 
 def state(workdir):
     """The arrays of the newest checkpoint."""
-    newest = max(workdir.glob("epoch-*.npz"))
+    newest = checkpoints(workdir)[-1]
     with np.load(newest) as arrays:
         return newest.name, list(arrays.values())
 
 
-def check(workdir, reference):
-    """Raise unless a run is whole and equal to another one."""
+def metrics(workdir):
+    """The rows of metrics.csv but for the times."""
+    with open(workdir / "metrics.csv", newline="") as file:
+        return [row | {"seconds": None} for row in csv.DictReader(file)]
+
+
+def check(workdir, reference, rows=True):
+    """Raise unless a run is whole and equal to another one, also in the rows of metrics.csv."""
     for path in workdir.glob("epoch-*.npz"):
         np.load(path).close()
-    with open(workdir / "metrics.csv", newline="") as file:
-        rows = [row | {"seconds": None} for row in csv.DictReader(file)]
-    with open(reference / "metrics.csv", newline="") as file:
-        expected = [row | {"seconds": None} for row in csv.DictReader(file)]
-    assert rows == expected, f"{workdir}: {rows} is not {expected}"
+    if rows:
+        ours, theirs = metrics(workdir), metrics(reference)
+        assert ours == theirs, f"{workdir}: {ours} is not {theirs}"
     (name, ours), (other, theirs) = state(workdir), state(reference)
     assert name == other, f"{workdir}: {name} is not {other}"
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
@@ -168,8 +174,11 @@ def table(rows):
 
 
 def main():
+    from benchmarks import interruptions
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="of which a tenth for each pair")
+    parser.add_argument("--moments", type=int, default=100, help="of benchmarks/interruptions.py")
     parser.add_argument("--write", action="store_true", help="write benchmarks/FAULTS.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -179,12 +188,18 @@ def main():
                 soak(kind, args.kills * (4 if count == 1 else 1) // 10, pathlib.Path(folder))
             )
             print(rows[-1], flush=True)
-    print(table(rows))
+    parts = [table(rows), *interruptions.tables(args.moments)]
+    print("\n\n".join(parts))
     if args.write:
-        text = (
-            f"# Runs under SIGKILL\n\n`python -m benchmarks.faults --kills={args.kills} --write`\n"
-        )
-        ROOT.joinpath("benchmarks", "FAULTS.md").write_text(f"{text}\n{table(rows)}\n")
+        command = f"python -m benchmarks.faults --kills={args.kills} --moments={args.moments}"
+        ROOT.joinpath("benchmarks", "FAULTS.md").write_text(page(command, *parts))
+
+
+def page(command, *parts):
+    """The text of FAULTS.md."""
+    titles = "Under SIGKILL, after whole epochs", "At any moment, within epochs", "Other troubles"
+    sections = [f"## {title}\n\n{part}\n" for title, part in zip(titles, parts, strict=True)]
+    return "\n".join([f"# Runs that are ended\n\n`{command} --write`\n", *sections])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """keras_smoothout: train with large batches and keep the accuracy."""
 
 from keras_smoothout import backend as backend
-from keras_smoothout import methods, scaling, schedules
+from keras_smoothout import callbacks, methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
-from keras_smoothout.batches import WarmUpBatches
+from keras_smoothout.batches import Epochs, WarmUpBatches
 from keras_smoothout.callbacks import DistanceFromInit
 from keras_smoothout.evaluation import Evaluation, Step
 from keras_smoothout.find_radius import find_radius, find_rho
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     *methods.__all__,
     "DistanceFromInit",
+    "Epochs",
     "Evaluation",
     "GhostBatchNormalization",
     "Method",
@@ -26,6 +27,7 @@ __all__ = [
     "Step",
     "TrainStep",
     "WarmUpBatches",
+    "callbacks",
     "convert",
     "find_radius",
     "find_rho",

@@ -139,10 +139,14 @@ def check_labels(name, labels, classes=None):
         )
 
 
+def endless(data):
+    """Whether `data` is a `PyDataset` that never ends."""
+    return isinstance(data, keras.utils.PyDataset) and data.num_batches is None
+
+
 def check_ends(name, data):
     """Raise if the batches `data` never end."""
-    whole = isinstance(data, keras.utils.PyDataset) and data.num_batches is None
-    if whole or hasattr(data, "cardinality") and int(data.cardinality()) == INFINITE:
+    if endless(data) or hasattr(data, "cardinality") and int(data.cardinality()) == INFINITE:
         raise ValueError(
             f"`{name}` must end: take a part of it, as in `list(itertools.islice({name}, 100))`. "
             f"Received: endless batches, {name}={data!r}"
@@ -192,7 +196,25 @@ def _by_output(model, loss, y, sample_weight, outputs):
         yield from zip(losses, labels, weights or [None] * len(labels), outputs, strict=True)
 
 
-def check_fit(model, x, y, batch_size=None, sample_weight=None, validation_data=None, **_):
+def check_epoch_ends(data, steps_per_epoch):
+    """Raise if `data` never ends and `fit` is not told how long an epoch is."""
+    if endless(data) and steps_per_epoch is None:
+        raise ValueError(
+            "`steps_per_epoch` must be passed to `fit`: the data never ends. Received: "
+            f"{type(data).__name__} and steps_per_epoch=None"
+        )
+
+
+def check_fit(
+    model,
+    x,
+    y,
+    batch_size=None,
+    sample_weight=None,
+    validation_data=None,
+    steps_per_epoch=None,
+    **_,
+):
     """Raise for what `fit` would silently accept; only NumPy arrays are examined.
 
     Args:
@@ -202,10 +224,12 @@ def check_fit(model, x, y, batch_size=None, sample_weight=None, validation_data=
         batch_size: As for `fit`.
         sample_weight: As for `fit`.
         validation_data: As for `fit`.
+        steps_per_epoch: As for `fit`.
         **_: What else `fit` is given.
     """
     if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size > 0):
         raise ValueError(f"`batch_size` must be an integer >= 1. Received: batch_size={batch_size}")
+    check_epoch_ends(x, steps_per_epoch)
     for name, array in (("x", x), ("y", y)):
         if isinstance(array, np.ndarray) and not array.size:
             raise ValueError(f"`{name}` is empty. Received: {name} of shape {array.shape}")

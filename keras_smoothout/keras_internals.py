@@ -4,6 +4,8 @@ Each entry says why it is needed, in which version it was last seen, and until w
 of the package uses a private name of Keras; `tests/seam/test_imports.py` keeps it so.
 """
 
+import inspect
+
 import keras
 from keras.src.models import functional
 from keras.src.utils import tracking
@@ -138,6 +140,45 @@ def emptied(variable):
     return variable._value is None
 
 
+def running_fit(model, frame=None):
+    """The arguments and other names of the `fit` of `model` that is running, or `None`.
+
+    Args:
+        model: A Keras model.
+        frame: Frame inside of which `fit` is looked for. Defaults to `None`, this one.
+
+    Why: `fit` tells callbacks neither its data nor that it ended by an error.
+    Seen: 3.15.1. Until: callbacks are told.
+    """
+    frame = frame or inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "fit":
+            names = frame.f_locals
+            if names.get("self") is model and "steps_per_epoch" in names:
+                return dict(names)
+        frame = frame.f_back
+    return None
+
+
+def begin_at(model, epoch):
+    """Have the `fit` that is about to begin its epochs begin with this one; `None` undoes it.
+
+    Why: a training that is resumed knows the epoch only when its callbacks have begun.
+    Seen: 3.15.1, where `keras.callbacks.BackupAndRestore` does it. Until: it has a public name.
+    """
+    model._initial_epoch = epoch
+
+
+def many_workers(model):
+    """Whether several processes train `model` under a `tf.distribute` strategy.
+
+    Why: `tf.distribute` says so under no public name, nor does Keras.
+    Seen: 3.15.1 on TensorFlow 2.21. Until: either does.
+    """
+    strategy = getattr(model, "_distribute_strategy", None)
+    return strategy is not None and getattr(strategy.extended, "_num_workers", 1) > 1
+
+
 class LocalBatch:
     """Mixin: `fit` learns the shapes of a batch from this worker's part of it.
 
@@ -148,8 +189,7 @@ class LocalBatch:
 
     @property
     def _many_workers(self):
-        extended = self.distribute_strategy.extended
-        return getattr(extended, "_num_workers", 1) > 1
+        return many_workers(self)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         if self._many_workers and iterator is not None:

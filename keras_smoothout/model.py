@@ -99,7 +99,7 @@ class TrainStep(train_step.Repairs):
             self._check_base()
             train_step.build(self, given[-1])
         if not (self._asks and self.trainable_variables):
-            return super().train_step(*given)
+            return train_step.plain(self, super().train_step, *given)
         return train_step.train(self, self._gradients, *given)
 
     def test_step(self, *given):

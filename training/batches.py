@@ -1,7 +1,7 @@
 """Batches of a data set, shuffled and augmented for training, or in order for evaluation.
 
 The order, crops and flips of epoch `e` are a pure function of (seed, e). So a run that is resumed
-at epoch `e` sees the batches that the uninterrupted one would have seen.
+at a step of epoch `e` sees the batches that the uninterrupted one would have seen.
 """
 
 import tensorflow as tf
@@ -9,7 +9,7 @@ import tensorflow as tf
 AUGMENTATIONS = ("none", "crop", "crop_flip")
 
 
-def training(source, batch_size, epochs, augment="none", seed=0, drop_remainder=False):
+def training(source, batch_size, epochs, augment="none", seed=0, drop_remainder=False, step=0):
     """Shuffled, augmented, normalised (images, one-hot labels), one epoch after the other.
 
     Args:
@@ -20,8 +20,9 @@ def training(source, batch_size, epochs, augment="none", seed=0, drop_remainder=
             random place) or "crop_flip" (and mirrored half of the time). Defaults to `"none"`.
         seed: seed of order, crops and flips. Defaults to `0`.
         drop_remainder: leaves out the smaller last batch. Defaults to `False`.
+        step: number of batches of the first epoch that are left out. Defaults to `0`.
     """
-    split = source.train
+    split, first = source.train, epochs.start
 
     def epoch_batches(epoch):
         tf.random.set_seed(1)  # For this function's graph alone: `shuffle` mixes it in.
@@ -32,6 +33,8 @@ def training(source, batch_size, epochs, augment="none", seed=0, drop_remainder=
         batches = split.batches(batch_size, key)
         if drop_remainder:
             batches = batches.take(split.examples // batch_size)
+        if step:
+            batches = batches.skip(tf.where(epoch == first, tf.constant(step, tf.int64), 0))
         return batches.map(
             lambda index, images, labels: (
                 augmented(images, tf.gather(draws, index), augment),

@@ -64,6 +64,11 @@ class Course(NamedTuple):
             rate = schedules.PiecewiseConstantDecay(last, rates)
         return WarmUp(rate, warmup) if warmup else rate
 
+    def rate_at(self, options, epoch):
+        """The learning rate at the start of an epoch, as a float."""
+        rate = self.learning_rate(options)
+        return float(rate(self.step_at(epoch))) if callable(rate) else rate
+
     def radius(self, options):
         """The radius of the noise over the steps."""
         if options.radius == "auto":

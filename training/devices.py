@@ -168,32 +168,3 @@ class DataParallel(keras.distribution.DataParallel):
             axes = [None] * len(data_shape)
             return keras.distribution.TensorLayout(axes, self.device_mesh)
         return layout
-
-
-class SharedStatistics(keras.callbacks.Callback):
-    """Set moving statistics to their mean over replicas before a model is evaluated and saved.
-
-    Each replica has the moving statistics of its own batches. Without the mean, a resumed run would
-    differ from one that was not interrupted.
-    """
-
-    def __init__(self, devices):
-        super().__init__()
-        self.devices = devices
-
-    def on_train_begin(self, logs=None):
-        strategy = self.devices.strategy
-        moving = [v for v in self.model.non_trainable_variables if "float" in v.dtype]
-
-        def average():
-            context = tf.distribute.get_replica_context()
-            for variable in moving:
-                value = tf.identity(variable.value)  # On this replica's device.
-                variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, value))
-
-        self.average = tf.function(lambda: strategy.run(average))
-        self.active = strategy is not None and bool(moving)
-
-    def on_test_begin(self, logs=None):
-        if self.active:
-            self.average()

@@ -120,6 +120,8 @@ switch("resume_or_begin", False, "--resume if --workdir holds a run: for jobs th
 number(
     "keep_checkpoints", 2, "Newest checkpoints to keep, in addition to that of the best epoch.", 1
 )
+number("checkpoint_steps", None, "Save within epochs, too: after so many steps.", 1)
+real("checkpoint_minutes", None, "Save within epochs, too: after so many minutes.", 0)
 switch("overwrite", False, "Delete the run in --workdir first.")
 number("verbose", 1, "0: no progress, 1: progress bars, 2: a line per epoch.", 0, upper_bound=2)
 
@@ -144,7 +146,13 @@ for option, default, said in methods.generated():  # Those that the methods' con
 
 OURS = FLAGS.flags_by_module_dict()[__name__]
 CHANGEABLE = ("epochs", "workdir", "resume", "resume_or_begin", "data_dir", "download", "verbose")
-CHANGEABLE += ("keep_checkpoints", "terminate_on_nan", "tpu")
+CHANGEABLE += (
+    "checkpoint_steps",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "terminate_on_nan",
+    "tpu",
+)
 
 
 def parse(argv):

@@ -1,5 +1,6 @@
 """One run: a model, trained by one method from one seed, for all epochs or those left."""
 
+import functools
 import json
 import os
 import statistics
@@ -9,7 +10,6 @@ import keras
 import keras_smoothout as ks
 import models
 from training import batches, images, methods, records, signals, workdirs
-from training.devices import SharedStatistics
 
 EVALUATION_BATCH = 500
 DATA_OPTIONS = ("dataset", "data_dir", "download", "train_split", "test_split", "image_size")
@@ -85,24 +85,35 @@ def train(options, method, seed, source, course, workdir, devices):
     with devices.scope():
         model = build(options, method, seed, source, course)
         start = [v.numpy() for v in model.trainable_variables]
-        history = records.restore(model, workdir)
+        checkpoint = ks.callbacks.Checkpoint(
+            workdir,
+            every_epochs=1,
+            every_steps=options.checkpoint_steps,
+            every_minutes=options.checkpoint_minutes,
+            keep=options.keep_checkpoints,
+            best="val_accuracy",
+            writes=devices.first,
+        )
+        history, position = records.restore(model, checkpoint)
     differ = f"The processes see different checkpoints: they must share {workdir}."
-    devices.agree(len(history), differ)
-    callbacks = [SharedStatistics(devices)]
-    if options.terminate_on_nan:
-        callbacks.append(records.TerminateOnNaN(workdir))
+    for number in position:
+        devices.agree(number, differ)
+    callbacks = [records.TerminateOnNaN(workdir)] if options.terminate_on_nan else []
     if devices.first and options.track_distance:
         callbacks.append(ks.DistanceFromInit(workdir / "distance.csv", start=start))
-    callbacks.append(records.Record(workdir, history, options.keep_checkpoints, devices.first))
+    rate = functools.partial(course.rate_at, options)
+    callbacks.append(records.Record(workdir, history, rate, devices.first))
+    callbacks.append(checkpoint)
     if devices.first:
         callbacks.append(keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False))
-    callbacks.append(records.Interruption())
+    callbacks.append(ks.callbacks.Interruption(checkpoint, signals.received))
     signals.check()
     for stage in course.stages:
-        epochs = range(max(stage.epochs.start, len(history)), stage.epochs.stop)
+        epochs = range(max(stage.epochs.start, position.epoch), stage.epochs.stop)
         if not epochs:
             continue
-        order = (options.augment, seed, options.drop_remainder)
+        begun = position.step if epochs.start == position.epoch else 0
+        order = (options.augment, seed, options.drop_remainder, begun)
         model.fit(
             batches.training(source, stage.batch_size, epochs, *order),
             validation_data=test,

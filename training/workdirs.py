@@ -2,57 +2,28 @@
 
 import contextlib
 import datetime
-import errno
 import fcntl
 import hashlib
 import os
 import re
 import shlex
 import socket
-import tempfile
 
-from etils import epath
-
+from keras_smoothout.whole_files import NO_LOCKS, UNFINISHED, remote, whole
 from training import methods
 
 MARK = "# A run of keras_smoothout's train.py. SHA-256 of the flags below: "
 FILE = re.compile(  # What runs write, except flags.txt, and what is left of it by a kill.
-    r"metrics\.csv|distance\.(csv|png)|epoch-\d+\.npz|model\.keras|summary\.json|tensorboard"
-    r"|(curves|comparison|radius|rho)\.png|unfinished-(?!flags\.txt$).*"
+    r"metrics\.csv|distance\.(csv|png)|epoch-\d+(-step-\d+)?\.npz|model\.keras|summary\.json"
+    rf"|tensorboard|(curves|comparison|radius|rho)\.png|{UNFINISHED}(?!flags\.txt$).*"
 )
 FOLDER = re.compile(rf"seed-\d+|{methods.PATTERN}")  # Those of --seeds and --compare.
 LOCK = "run.lock"
 HOLDER = re.compile(r"(process \d+ on \S+ since .*\n)?")
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 RESTORE = (
     "Restore it (a run with the same flags in a new --workdir writes the same file), or choose "
     "another --workdir."
 )
-
-
-def remote(path):
-    return "://" in str(path)
-
-
-@contextlib.contextmanager
-def whole(path):
-    """Yield a local path to write to; at the end its file replaces `path`, whole or not at all."""
-    if remote(path):  # Objects in a store appear whole.
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = epath.Path(folder) / path.name
-            yield temporary
-            temporary.copy(path, overwrite=True)
-        return
-    temporary = path.with_name(f"unfinished-{path.name}")
-    temporary.unlink(missing_ok=True)  # That of a killed process, or a link, is not written to.
-    try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def encoded(flags):

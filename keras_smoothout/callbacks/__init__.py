@@ -1,5 +1,7 @@
 """Callbacks for `fit`."""
 
+from keras_smoothout.callbacks.checkpoint import Checkpoint
 from keras_smoothout.callbacks.distance import DistanceFromInit
+from keras_smoothout.callbacks.interruption import Interruption
 
-__all__ = ["DistanceFromInit"]
+__all__ = ["Checkpoint", "DistanceFromInit", "Interruption"]

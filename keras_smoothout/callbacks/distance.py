@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_smoothout import keras_internals
+from keras_smoothout.callbacks.resuming import skipped_steps
 from keras_smoothout.checks import check_count, received
 
 COLUMNS = ("step", "distance")
@@ -64,6 +65,11 @@ class DistanceFromInit(keras.callbacks.Callback):
         return [keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables]
 
     def on_train_begin(self, logs=None):
+        self._begun = False
+
+    def _begin(self):
+        """Find the step and the start, once `Checkpoint` has restored them."""
+        self._begun = True
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         # This counts steps that only accumulate, but not those whose float16 gradients overflowed.
         self._step = max(self._step, int(keras_internals.calls(optimizer).numpy()))
@@ -91,16 +97,25 @@ class DistanceFromInit(keras.callbacks.Callback):
             with open(begun, "w", newline="") as file:
                 csv.writer(file).writerows([COLUMNS, *self.distances])
             os.replace(begun, self.path)
-        self._next = self._after(self._step)
+        self._next = 1
+        while self._next <= self._step:  # The same steps as without an interruption.
+            self._next = self._after(self._next)
 
     def _after(self, step):
         return max(step + 1, round(step * 10 ** (1 / self.points_per_decade)))
 
     def on_epoch_begin(self, epoch, logs=None):
+        if not self._begun:
+            self._begin()
         self._before = self._step
 
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:
+            self._before -= skipped_steps(self.model)  # `Checkpoint` has `fit` count them again.
+
     def on_train_batch_end(self, batch, logs=None):
-        self._step = self._before + batch + 1  # If an execution has several steps, the last one.
+        # If an execution has several steps, the last one.
+        self._step = max(self._step, self._before + batch + 1)
         if self._step >= self._next:
             self._next = self._after(self._step)
             self._measure()

@@ -9,10 +9,19 @@ else:
     from keras_smoothout.train_step import jax as _step
     from keras_smoothout.train_step.repairs import JaxRepairs as Repairs
 
-__all__ = ["Repairs", "at_evaluation_weights", "build", "predict", "test", "train"]
+__all__ = [
+    "Repairs",
+    "at_evaluation_weights",
+    "build",
+    "predict",
+    "share_statistics",
+    "test",
+    "train",
+]
 
 at_evaluation_weights = _step.at_evaluation_weights
 build = _step.build
+plain = _step.plain
 predict = _step.predict
 test = _step.test
 train = _step.train

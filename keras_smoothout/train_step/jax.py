@@ -43,6 +43,11 @@ def train(model, gradients, state, data):
     return logs, (weights, non_trainable, optimizer_variables, metrics)
 
 
+def plain(model, keras_step, state, data):
+    """Run Keras' `train_step`: one program sees the whole batch."""
+    return keras_step(state, data)
+
+
 def test(model, keras_step, state, data):
     """Run Keras' `test_step`: the weights are in `state`."""
     return keras_step(state, data)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_smoothout import backend, keras_internals
 from keras_smoothout.evaluation import at, state_variables
 from keras_smoothout.method import asked, evaluation_weights
+from keras_smoothout.moving_statistics import batch_norms, statistics
 
 
 def build(model, data):
@@ -32,7 +33,32 @@ def train(model, gradients, data):
             variable.assign(new)
     with asked(model.optimizer):
         model.optimizer.apply(grads, variables)
+    share_statistics(model)
     return model.get_metrics_result()
+
+
+def plain(model, keras_step, data):
+    """Run Keras' `train_step`, after which all replicas have the same moving statistics."""
+    logs = keras_step(data)
+    share_statistics(model)
+    return logs
+
+
+def share_statistics(model):
+    """Set BatchNormalization's moving statistics to their mean over the replicas of this step.
+
+    They are linear in the batches, so this is what they would be if each replica kept its own to
+    the end. But here all replicas hold the same state after every step, which can be saved.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return
+    moving = statistics(batch_norms(model))
+    if moving:
+        values = [tf.identity(variable.value) for variable in moving]  # On this replica's device.
+        means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+        for variable, mean in zip(moving, means, strict=True):
+            variable.assign(mean)
 
 
 def test(model, keras_step, data):

@@ -156,6 +156,29 @@ def test_two_replicas():
     assert np.any(first.numpy() != second.numpy()) and np.all(first.numpy() != 0)
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("method", [None, ks.Lookahead, ks.SAM])
+def test_our_step_shares_the_statistics_of_replicas(method):
+    """They are the mean of what each replica of a plain model would hold, and on both the same."""
+
+    def statistics(method=None, plain=False):
+        with two_replicas().scope():
+            model = standard_net() if plain else ks.wrap(standard_net())
+            sgd = keras.optimizers.SGD(0.1)
+            model.compile(method(sgd) if method else sgd, LOSS)
+        x, y = images(16)
+        model.fit(x, y, 16, 3, shuffle=False, verbose=0)
+        moving = [v for v in model.variables if "moving" in v.name]
+        return [[part.numpy() for part in v.value.values] for v in moving]
+
+    own, shared = statistics(plain=True), statistics(method)
+    for (first, second), (a, b) in zip(own, shared, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.any(first != second)
+        if method is None:
+            np.testing.assert_allclose(a, (first + second) / 2, rtol=1e-5, atol=1e-6)
+
+
 class OwnNormalization(layers.BatchNormalization):
     pass
 

@@ -9,7 +9,8 @@ from support.nets import two_replicas
 
 import train
 from benchmarks import faults
-from training import devices, options, records
+from keras_smoothout.checkpoint_files import checkpoints
+from training import devices, options
 
 TINY = ("--train_examples=64", "--batch_size=32", "--verbose=0", "--epochs=2", "--model=f1")
 pytestmark = [
@@ -32,7 +33,7 @@ def ending(*flags):
 def elsewhere(workdir, backend, *flags):
     """A run in a process of its own."""
     faults.ended(faults.started(workdir, backend, 1, *TINY, *flags), workdir)
-    with np.load(records.checkpoints(workdir)[-1]) as arrays:
+    with np.load(checkpoints(workdir)[-1]) as arrays:
         return list(arrays.values())
 
 

@@ -1,8 +1,8 @@
-"""train.py under SIGKILL, also in the midst of writing: what is left goes on as if undisturbed."""
+"""Trainings that are ended, also while they write: what is left goes on as if undisturbed."""
 
 import pytest
 
-from benchmarks import faults
+from benchmarks import faults, interruptions
 
 pytestmark = pytest.mark.tensorflow  # Its processes choose their backends themselves.
 
@@ -38,3 +38,13 @@ def test_the_check_can_fail(tmp_path):
     (a / "epoch-000001.npz").write_bytes(b"half of it")
     with pytest.raises(ValueError, match="pickle"):
         faults.check(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", interruptions.PROGRAMS)
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_run_that_is_ended_within_epochs_ends_as_the_undisturbed_one(tmp_path, program, backend):
+    reference = interruptions.referenced(program, backend, tmp_path, 8)
+    row = interruptions.moments(program, backend, 3, tmp_path, reference, 8)
+    assert row[2:5] == (1, 1, 1) and row[6] >= 1
+    interruptions.twice(program, backend, tmp_path, reference, 8)

@@ -17,7 +17,8 @@ from etils import epath
 
 import keras_smoothout as ks
 import train
-from keras_smoothout import datasets
+from keras_smoothout import datasets, saved_state
+from keras_smoothout.checkpoint_files import checkpoints
 from training import batches, courses, curves, images, methods, options, records, runs, workdirs
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def metrics(workdir):
 
 def same_state(a, b):
     """Whether the last checkpoints of two runs are equal to the last bit."""
-    a, b = (np.load(records.checkpoints(workdir)[-1]) for workdir in (a, b))
+    a, b = (np.load(checkpoints(workdir)[-1]) for workdir in (a, b))
     return a.files == b.files and all(np.array_equal(a[name], b[name]) for name in a.files)
 
 
@@ -106,7 +107,7 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
     flags = (*TINY, "--model=c1", "--method=lookahead+smoothout", "--augment=crop", "--seed=3")
     flags += ("--ghost_batch_size=30", "--sync_period=4", "--lr_schedule=cosine")
     run(tmp_path / "whole", *flags, "--epochs=3")
-    saved = records.np.savez
+    saved = saved_state.np.savez
 
     def killed(path, **arrays):
         if "000002" in path.name:
@@ -115,12 +116,12 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
         saved(path, **arrays)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit:
-        patch.setattr(records.np, "savez", killed)
+        patch.setattr(saved_state.np, "savez", killed)
         run(tmp_path / "killed", *flags, "--epochs=3")
     assert exit.value.code == 130
     advice = f"python train.py --resume --workdir={tmp_path / 'killed'}"
     assert capsys.readouterr().out.rstrip().endswith(advice)
-    assert [path.stem for path in records.checkpoints(tmp_path / "killed")] == ["epoch-000001"]
+    assert [path.stem for path in checkpoints(tmp_path / "killed")] == ["epoch-000001"]
     run(tmp_path / "killed", "--resume", "--verbose=0")
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
     assert same_state(tmp_path / "whole", tmp_path / "killed")
@@ -131,28 +132,28 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
     [
         (
             lambda path: path.write_bytes(path.read_bytes()[:1000]),
-            "npz cannot be resumed from: it or metrics.csv is damaged",
+            "npz cannot be resumed from: it is damaged",
         ),
         (
             lambda path: path.write_bytes(b""),
-            "npz cannot be resumed from: it or metrics.csv is damaged",
+            "npz cannot be resumed from: it is damaged",
         ),
         (
             lambda path: np.savez(path, **np.load(path)),
             "it is damaged or changed (its digest is of other arrays)",
         ),
         (lambda path: np.savez(path, np.zeros(3)), "it is of another model"),
-        (lambda path: path.with_name("metrics.csv").unlink(), "it or metrics.csv is damaged"),
+        (lambda path: path.with_name("metrics.csv").unlink(), "metrics.csv is damaged"),
         (
             lambda path: path.with_name("metrics.csv").write_text("a,b\n1,x\n"),
-            "it or metrics.csv is damaged",
+            "metrics.csv is damaged",
         ),
         (lambda path: path.with_name("metrics.csv").write_text(""), "has 0 epochs of 1"),
     ],
 )
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, spoil, words):
     run(tmp_path, *TINY, "--epochs=1")
-    (checkpoint,) = records.checkpoints(tmp_path)
+    (checkpoint,) = checkpoints(tmp_path)
     spoil(checkpoint)
     message = ending(["--resume", f"--workdir={tmp_path}", "--epochs=2"])
     assert words in message and str(checkpoint) in message and "Delete it" in message
@@ -173,9 +174,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, flags, words, left):
     message = ending([*TINY, "--epochs=9", *flags, f"--workdir={tmp_path}"])
     assert words in message and "smaller --learning_rate" in message
     assert not (tmp_path / "model.keras").exists()
-    checkpoints = records.checkpoints(tmp_path)
-    assert len(checkpoints) == left
-    for checkpoint in checkpoints:
+    found = checkpoints(tmp_path)
+    assert len(found) == left
+    for checkpoint in found:
         assert all(np.all(np.isfinite(value)) for value in np.load(checkpoint).values())
 
 
@@ -195,6 +196,31 @@ def test_a_signal_in_the_last_validation_ends_all_runs_once_it_is_saved(tmp_path
     assert not list(tmp_path.rglob("model.keras"))
     run(tmp_path, "--resume", "--verbose=0")
     assert len(list(tmp_path.rglob("model.keras"))) == 2
+
+
+def test_a_signal_within_an_epoch_is_resumed_at_the_next_step(tmp_path):
+    class Send(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.steps += 1
+            if self.steps == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    flags = (*TINY, "--epochs=2", "--method=lookahead+smoothout", "--augment=crop", "--dropout=0.2")
+    flags += ("--model=c1", "--lr_schedule=cosine", "--track_distance")
+    run(tmp_path / "whole", *flags)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(records, "TerminateOnNaN", lambda workdir: Send())
+        run(tmp_path / "parts", *flags)
+    assert exit.value.code == 130
+    left = [path.stem for path in checkpoints(tmp_path / "parts")]
+    assert left == ["epoch-000001", "epoch-000001-step-000000001"]
+    run(tmp_path / "parts", "--resume", "--checkpoint_steps=1")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    assert same_state(tmp_path / "whole", tmp_path / "parts")
+    distances = [(tmp_path / name / "distance.csv").read_text() for name in ("whole", "parts")]
+    assert distances[0] == distances[1]
 
 
 @pytest.mark.slow
@@ -239,7 +265,7 @@ def test_a_run_in_use_is_left_alone_until_its_process_ends(tmp_path):
     flags = (*TINY, f"--workdir={tmp_path}", "--epochs=100000")
     command = [sys.executable, ROOT / "train.py", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not records.checkpoints(tmp_path):
+        while process.poll() is None and not checkpoints(tmp_path):
             time.sleep(0.05)
         for flag in ("--resume", "--overwrite", "--nooverwrite"):
             words = ending([f"--workdir={tmp_path}", "--verbose=0", flag])
@@ -488,8 +514,10 @@ def test_a_full_disk_under_tensorboard_says_how_to_continue(tmp_path, monkeypatc
 
     monkeypatch.setattr(keras.callbacks, "TensorBoard", lambda *_, **__: Full())
     message = ending([f"--workdir={tmp_path}", *TINY])
-    assert message.startswith(f"{path}; No space left on device\nTo continue after the last whole")
-    assert len(records.checkpoints(tmp_path)) == 1
+    assert message.startswith(
+        f"{path}; No space left on device\nTo continue from the last checkpoint"
+    )
+    assert len(checkpoints(tmp_path)) == 1
 
 
 def test_no_memory_for_a_step_names_smaller_ones(tmp_path, monkeypatch):
@@ -573,11 +601,11 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path, number
     flags = (*TINY, f"--workdir={tmp_path}", "--epochs=100000")
     command = [sys.executable, ROOT / "train.py", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not records.checkpoints(tmp_path):
+        while process.poll() is None and not checkpoints(tmp_path):
             time.sleep(0.05)
         process.send_signal(number)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in errors
     assert output.decode().endswith(f"python train.py --resume --workdir={tmp_path}\n")
-    epoch = int(records.checkpoints(tmp_path)[-1].stem[len("epoch-") :])
+    epoch = int(checkpoints(tmp_path)[-1].stem[len("epoch-") :])
     assert epoch <= len(metrics(tmp_path)) <= epoch + 1

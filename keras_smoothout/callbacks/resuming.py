@@ -1,0 +1,114 @@
+"""How `fit` begins inside an epoch: data that is told where, and steps that only count."""
+
+from typing import NamedTuple
+
+import keras
+
+from keras_smoothout import keras_internals, saved_state
+from keras_smoothout.checkpoint_files import Position
+from keras_smoothout.checks import check_epoch_ends
+
+METRICS = "metrics/"  # Prefix of their arrays.
+
+
+class Resumed(NamedTuple):
+    """What the first epoch after a checkpoint begins with."""
+
+    position: Position
+    arrays: dict
+    reads: bool = True  # Whether the batches before the position are read and dropped.
+
+    def skip(self, model):
+        """Let `fit` pass over the steps of the epoch that are done."""
+        if self.position.step:
+            metrics = {
+                name.removeprefix(METRICS): array
+                for name, array in self.arrays.items()
+                if name.startswith(METRICS)
+            }
+            skip(model, self.position.step, metrics or None, self.reads)
+
+
+def seek(data, position, steps):
+    """Tell `data` where to begin; return whether it can be told.
+
+    Raises:
+        ValueError: If `data` never ends and `fit` was not told how long an epoch is, or other
+            workers read ahead of it.
+    """
+    check_epoch_ends(data, steps)
+    if not hasattr(data, "seek"):
+        return False
+    if getattr(data, "workers", 1) > 1 or getattr(data, "use_multiprocessing", False):
+        raise ValueError(
+            "`workers` must be 1, without `use_multiprocessing`, for data that is told where to "
+            f"begin: others read ahead. Received: workers={data.workers}"
+        )
+    data.seek(*position, steps)
+    return True
+
+
+def skip(model, steps, saved, reads):
+    """Let `fit` take so many steps that do nothing, at the beginning of an epoch.
+
+    `fit` cannot begin inside an epoch. So its first calls of `model.train_function` come to a
+    function that only returns the logs of the step where the epoch was interrupted. Metrics are set
+    to what they were there, so at the end of the epoch the means are those over all of its steps.
+
+    Args:
+        model: A model in `fit`, in `on_epoch_begin`.
+        steps: Number of steps.
+        saved: Dict of arrays, the values of `model.metrics_variables` after these steps; or `None`,
+            which leaves the means to the steps that follow.
+        reads: Whether to read the batches of these steps and drop them.
+
+    Raises:
+        ValueError: If a call of the train function takes a number of steps that does not divide
+            `steps`, or the metrics are others.
+    """
+    train, history, at_once = model.train_function, model.history, model.steps_per_execution
+    if steps % at_once:
+        raise ValueError(
+            "`steps_per_execution` must divide the steps of the epoch that are done, which are "
+            f"{steps}. Received: steps_per_execution={at_once}"
+        )
+    left, logs = steps // at_once, None
+
+    def restored():
+        """Set the metrics, and return the logs that they make."""
+        variables = model.metrics_variables
+        if saved is not None:
+            differs = saved_state.difference(variables, saved)
+            if differs:
+                raise ValueError(
+                    "`metrics` must be those of the interrupted training until its epoch is over: "
+                    f"{differs}"
+                )
+            saved_state.assign(variables, saved)
+        return model.get_metrics_result()
+
+    def skipped(*given):  # An iterator, and before it, on JAX, the state.
+        nonlocal left, logs
+        if model.history is not history:  # The `fit` that it was for has ended by an error.
+            model.train_function = train
+            return train(*given)
+        *state, iterator = given
+        if logs is None:  # TensorFlow has no metrics before the first step is traced.
+            keras_internals.build_by(model, iterator.element_spec)
+            logs = restored()
+        for _ in range(at_once if reads else 0):
+            next(iterator)
+        left -= 1
+        if not left:
+            model.train_function = train
+        return (dict(logs), *state) if state else dict(logs)
+
+    if keras.backend.backend() == "jax" or keras_internals.under_strategy(model):
+        logs = restored()
+    skipped.steps = steps
+    model.train_function = skipped
+
+
+def skipped_steps(model):
+    """The number of steps that the epoch of `fit` which begins had behind it."""
+    return getattr(model.train_function, "steps", 0)
