@@ -10,7 +10,7 @@ import keras
 
 import keras_smoothout as ks
 from keras_smoothout.around import chain
-from training import batches, courses, methods, records, runs
+from training import batches, courses, methods, runs, signals
 
 EPOCHS, BATCH, EXAMPLES = 3, 64, 1024
 COMMON = {  # What the brief training has in place of the run's own flags.
@@ -94,7 +94,7 @@ def find(options, names, source, course):
         steps_per_epoch=plan.stages[0].steps,
         shuffle=False,
         verbose=0,
-        callbacks=[records.Interruption()],
+        callbacks=[ks.callbacks.Interruption(noted=signals.received)],
     )
     examples = batches.training(source, min(EXAMPLES, source.train.examples), range(1), **order)
     x, y = (part.numpy() for part in next(iter(examples)))
