@@ -19,7 +19,7 @@ from keras_smoothout.checks import (
     check_number,
     received,
 )
-from keras_smoothout.evaluation import Batch, state_variables
+from keras_smoothout.evaluation import Batch, present, rows_of, state_variables
 from keras_smoothout.method import included
 
 RADII = {"absolute": (1e-3, 1.0), "weight": (1e-2, 10.0), "filter": (1e-2, 10.0)}
@@ -105,7 +105,7 @@ def find_radius(
     check_integer("seed", seed)
     if chance is not None:
         check_number("chance", chance)
-    lengths = {len(a) for a in keras.tree.flatten((x, y))}
+    lengths = {len(a) for a in present((x, y))}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(
             "`x` and `y` must be arrays of the same number of examples, at least one. Received: "
@@ -131,8 +131,7 @@ def find_radius(
         """Mean loss over all examples, with a separate draw for each batch."""
         total = 0.0
         for i, start in enumerate(range(0, examples, batch_size)):
-            rows = slice(start, start + batch_size)
-            batch = keras.tree.map_structure(lambda a, rows=rows: a[rows], (x, y))
+            batch = rows_of((x, y), slice(start, start + batch_size))
             key = ops.convert_to_tensor(np.array([seed, draw, i]) % 2**32, "uint32")
             size = min(batch_size, examples - start)
             total += size * float(loss_at(ops.convert_to_tensor(radius, "float32"), key, batch))
