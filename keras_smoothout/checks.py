@@ -2,7 +2,6 @@
 
 import math
 import re
-from numbers import Integral
 
 import keras
 import numpy as np
@@ -12,7 +11,6 @@ PERTURBATIONS = ("replica", "shared")
 STATISTICS = ("clean", "perturbed")
 LARGEST = float(np.finfo("float32").max)  # More than that is infinite as a float32 weight.
 INFINITE = -1  # What `tf.data.Dataset.cardinality` returns for it.
-SPARSE = ("sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy)
 
 
 def received(name, value):
@@ -125,23 +123,18 @@ def check_mean(losses):
             )
 
 
-def check_labels(name, labels, classes=None):
-    """Raise unless all elements of the array `labels` are whole numbers from 0, below `classes`."""
-    if not labels.size:
-        return
-    least, most = labels.min(), labels.max()
-    below = classes is None or most < classes
-    if not (0 <= least and below and np.all(labels == np.floor(labels))):
-        allowed = f"in [0, {classes - 1}], as there are {classes} classes" if classes else ">= 0"
-        raise ValueError(
-            f"`{name}` must hold whole numbers {allowed}. Received: {name} in [{least}, {most}], "
-            f"of dtype {labels.dtype}"
-        )
-
-
 def endless(data):
     """Whether `data` is a `PyDataset` that never ends."""
     return isinstance(data, keras.utils.PyDataset) and data.num_batches is None
+
+
+def check_epoch_ends(data, steps, name="steps_per_epoch"):
+    """Raise if `data` never ends and the argument `name` does not say how long an epoch is."""
+    if endless(data) and steps is None:
+        raise ValueError(
+            f"`{name}` must be passed: the data never ends. Received: {type(data).__name__} and "
+            f"{name}=None"
+        )
 
 
 def check_ends(name, data):
@@ -151,88 +144,3 @@ def check_ends(name, data):
             f"`{name}` must end: take a part of it, as in `list(itertools.islice({name}, 100))`. "
             f"Received: endless batches, {name}={data!r}"
         )
-
-
-def check_targets(name, model, loss, y, sample_weight=None, outputs=None):
-    """Raise for labels of a sparse crossentropy that are no classes; JAX would take any number.
-
-    Labels of weight 0 can be anything. Only NumPy arrays are examined.
-
-    Args:
-        name: Of `y`, for the error.
-        model: A Keras model.
-        loss: Its loss, or a nest of losses.
-        y: Array or nest of arrays.
-        sample_weight: Array or nest of arrays, or `None`.
-        outputs: List of the model's outputs or their specs. Defaults to `None`, those of a
-            functional model; of others, labels have no upper limit.
-    """
-    outputs = outputs or getattr(model, "outputs", None) or [None] * len(keras.tree.flatten(y))
-    for given, labels, weights, output in _by_output(model, loss, y, sample_weight, outputs):
-        sparse = isinstance(given, keras.losses.SparseCategoricalCrossentropy) or given in SPARSE
-        if not (sparse and isinstance(labels, np.ndarray) and labels.dtype.kind in "iuf"):
-            continue
-        places, classes = (None, None) if output is None else (output.shape[1:-1], output.shape[-1])
-        if places is not None and labels.shape[1 + len(places) :] not in ((), (1,)):
-            continue  # Keras has an error for these shapes.
-        if isinstance(weights, np.ndarray) and weights.shape == labels.shape[: weights.ndim]:
-            labels = labels[weights != 0]
-        ignored = getattr(given, "ignore_class", None)
-        check_labels(name, labels if ignored is None else labels[labels != ignored], classes)
-
-
-def _by_output(model, loss, y, sample_weight, outputs):
-    """Yield loss, labels, their weights and the output that they are for, for each output."""
-    if isinstance(y, dict) and isinstance(loss, dict):
-        named = dict(zip(getattr(model, "output_names", ()), outputs, strict=False))
-        for key in y:
-            weights = sample_weight.get(key) if isinstance(sample_weight, dict) else sample_weight
-            yield loss.get(key), y[key], weights, outputs[0] if len(y) == 1 else named.get(key)
-        return
-    losses, labels, weights = map(keras.tree.flatten, (loss, y, sample_weight))
-    losses = losses * len(labels) if len(losses) == 1 else losses
-    weights = weights if len(weights) == len(labels) else weights[:1] * len(labels)
-    if len(losses) == len(labels) == len(outputs):
-        yield from zip(losses, labels, weights or [None] * len(labels), outputs, strict=True)
-
-
-def check_epoch_ends(data, steps_per_epoch):
-    """Raise if `data` never ends and `fit` is not told how long an epoch is."""
-    if endless(data) and steps_per_epoch is None:
-        raise ValueError(
-            "`steps_per_epoch` must be passed to `fit`: the data never ends. Received: "
-            f"{type(data).__name__} and steps_per_epoch=None"
-        )
-
-
-def check_fit(
-    model,
-    x,
-    y,
-    batch_size=None,
-    sample_weight=None,
-    validation_data=None,
-    steps_per_epoch=None,
-    **_,
-):
-    """Raise for what `fit` would silently accept; only NumPy arrays are examined.
-
-    Args:
-        model: A compiled model.
-        x: As for `fit`.
-        y: As for `fit`.
-        batch_size: As for `fit`.
-        sample_weight: As for `fit`.
-        validation_data: As for `fit`.
-        steps_per_epoch: As for `fit`.
-        **_: What else `fit` is given.
-    """
-    if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size > 0):
-        raise ValueError(f"`batch_size` must be an integer >= 1. Received: batch_size={batch_size}")
-    check_epoch_ends(x, steps_per_epoch)
-    for name, array in (("x", x), ("y", y)):
-        if isinstance(array, np.ndarray) and not array.size:
-            raise ValueError(f"`{name}` is empty. Received: {name} of shape {array.shape}")
-    check_targets("y", model, model.loss, y, sample_weight)
-    if isinstance(validation_data, (list, tuple)) and len(validation_data) > 1:
-        check_targets("y of validation_data", model, model.loss, *validation_data[1:3])

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_smoothout.checks import check_labels
+from keras_smoothout.labels import check_labels
 
 MEMORY_BYTES = 2**30  # Of pixels; what is more is streamed.
 BATCH = 100  # Images at once, where all are read.

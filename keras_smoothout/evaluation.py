@@ -47,9 +47,19 @@ class Step(NamedTuple):
     chunk: object = 0
 
 
+def present(data):
+    """The arrays of a nest, in order: an optional input that is not given is `None`."""
+    return [array for array in keras.tree.flatten(data) if array is not None]
+
+
 def length(data):
     """Number of examples in a batch: an integer, or a tensor while it is not known."""
-    return ops.shape(keras.tree.flatten(data)[0])[0]
+    return ops.shape(present(data)[0])[0]
+
+
+def rows_of(data, rows):
+    """The examples `rows`, a slice, of each array of a nest."""
+    return keras.tree.map_structure(lambda x: x if x is None else x[rows], data)
 
 
 def state_variables(model):
@@ -179,10 +189,6 @@ def mean_over_chunks(on_chunk, weights, state, data, size):
         data: Nested structure of tensors whose first axes are the batch.
         size: Number of examples in a chunk; the last chunk holds the remainder.
     """
-
-    def split(function):
-        return keras.tree.map_structure(lambda x: x if x is None else function(x), data)
-
     batch = length(data)
     if isinstance(batch, int) and batch <= size:
         return on_chunk(state, data, 0)
@@ -196,9 +202,12 @@ def mean_over_chunks(on_chunk, weights, state, data, size):
         return lerp(mean, grads, count / seen), state
 
     carry = [ops.zeros_like(w) for w in weights], state
-    chunks = split(lambda x: ops.reshape(x[: full * size], (full, size, *ops.shape(x)[1:])))
+    whole = rows_of(data, slice(full * size))
+    chunks = keras.tree.map_structure(
+        lambda x: x if x is None else ops.reshape(x, (full, size, *ops.shape(x)[1:])), whole
+    )
     carry = backend.scan(lambda carry, x: add_chunk(carry, *x), carry, (ops.arange(full), chunks))
-    rest = split(lambda x: x[full * size :])
+    rest = rows_of(data, slice(full * size, None))
     if isinstance(batch, int):
         return add_chunk(carry, full, rest) if batch % size else carry
     return ops.cond(batch % size > 0, lambda: add_chunk(carry, full, rest), lambda: carry)

@@ -1,6 +1,5 @@
 """Range tests: a radius for SmoothOut from the loss under noise, a rho for SAM from that uphill."""
 
-import keras
 import numpy as np
 
 from keras_smoothout import noise
@@ -12,7 +11,7 @@ from keras_smoothout.checks import (
     check_number,
     received,
 )
-from keras_smoothout.evaluation import Step
+from keras_smoothout.evaluation import Step, present
 from keras_smoothout.method import included
 from keras_smoothout.methods.asam import ASAM
 from keras_smoothout.methods.sam import SAM
@@ -125,10 +124,11 @@ def find_rho(model, x, y, adaptive=False, chance=None, rhos=None, batch_size=128
         check_number("chance", chance)
     if not isinstance(adaptive, bool):
         raise ValueError(f"`adaptive` must be True or False. {received('adaptive', adaptive)}")
-    if len(keras.tree.flatten(x)[0]) <= batch_size:
+    examples = len(present(x)[0])
+    if examples <= batch_size:
         raise ValueError(
             "`x` must be two batches or more. Received: "
-            f"{len(keras.tree.flatten(x)[0])} examples and batch_size={batch_size}"
+            f"{examples} examples and batch_size={batch_size}"
         )
     cls = ASAM if adaptive else SAM
     rhos = np.geomspace(*RHOS[cls], 13) if rhos is None else rhos

@@ -7,8 +7,9 @@ of the package uses a private name of Keras; `tests/seam/test_imports.py` keeps 
 import inspect
 
 import keras
+from keras.src.backend.common import global_state
 from keras.src.models import functional
-from keras.src.utils import tracking
+from keras.src.utils import python_utils, tracking
 
 # Why: `Model(inputs, outputs)` must be one, and Keras exports the class under no public name.
 # Seen: 3.15.1. Until: `keras.models.Functional` exists.
@@ -179,6 +180,21 @@ def many_workers(model):
     return strategy is not None and getattr(strategy.extended, "_num_workers", 1) > 1
 
 
+def writes_hdf5():
+    """Whether a whole model is being written in Keras' older format, or read from it.
+
+    Why: the format leaves out what `get_compile_config` says, and `keras.saving.save_model` does
+    not come to `Model.save`.
+    Seen: 3.15.1. Until: Keras drops the format.
+    """
+    return bool(global_state.get_global_attribute("use_legacy_config"))
+
+
+# Why: a class whose `get_config` is not marked by it must name the arguments of its constructor.
+# Seen: 3.15.1. Until: `get_config` of a mixin can leave them to Keras.
+default_config = python_utils.default
+
+
 class LocalBatch:
     """Mixin: `fit` learns the shapes of a batch from this worker's part of it.
 
@@ -216,6 +232,13 @@ class JaxState:
         vars(self)["_held_state"] = state  # Not tracked: these are no weights of the model.
         if state is not None:
             self.state_is_whole()
+
+    def _purge_model_variables(self, **which):
+        self.state_is_given()
+        super()._purge_model_variables(**which)
+
+    def state_is_given(self):
+        """Called when a step is about to take the values of the model's variables."""
 
     def state_is_whole(self):
         """Called after each step."""

@@ -105,7 +105,7 @@ class Method(Around):
 
         def initial(variable):
             weights = initializer == "weights"
-            return (lambda *_, **__: ops.copy(variable)) if weights else initializer
+            return (lambda *_, **__: backend.initial(variable)) if weights else initializer
 
         return [
             self.add_variable_from_reference(v, name, initial(v)) for v in self.trainable_variables

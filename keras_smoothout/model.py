@@ -1,23 +1,22 @@
 """The train step that lets an optimizer ask for gradients: `TrainStep`, `Model`, `wrap`."""
 
 import functools
-import inspect
 
 import keras
 from keras import layers, ops
 
 from keras_smoothout import backend, keras_internals, train_step
 from keras_smoothout.around import chain, reach_through
-from keras_smoothout.checks import check_count, check_fit, check_ghosts, check_mean
+from keras_smoothout.checks import check_count, check_ghosts, check_mean
 from keras_smoothout.evaluation import Batch, Step, length, mean_over_chunks
 from keras_smoothout.keras_internals import Functional
+from keras_smoothout.labels import check_call
 from keras_smoothout.method import Method, ask, keeps_perturbed
 from keras_smoothout.moving_statistics import clean, share_of, weighed
+from keras_smoothout.saving import Saving
 
-FIT = inspect.signature(keras.Model.fit)
 
-
-class TrainStep(train_step.Repairs):
+class TrainStep(train_step.Repairs, Saving):
     """Mixin for a `keras.Model`: `class MyModel(TrainStep, keras.Model)`.
 
         grads = mean over ghost batches of optimizer.gradients(evaluate, weights, step)
@@ -65,7 +64,7 @@ class TrainStep(train_step.Repairs):
         self.ghost_batch_size = ghost_batch_size
 
     def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
-        """Train the model, as `keras.Model.fit` does.
+        """Train the model, as `keras.Model.fit` does; what it refuses, `evaluate` refuses, too.
 
         Args:
             x: As for `keras.Model.fit`.
@@ -77,21 +76,12 @@ class TrainStep(train_step.Repairs):
         Raises:
             ValueError: If `batch_size` is 0, a NumPy array is empty, or NumPy labels for sparse
                 categorical crossentropy, those of `validation_data` too, are fractions or lie
-                outside of the classes of a functional model. (There, elsewhere, Keras' loss is NaN
-                on GPUs and under XLA, and 0 on JAX. A NaN among the inputs ends in a NaN loss, at
-                which `keras.callbacks.TerminateOnNaN` stops.)
+                outside of the classes of a functional or built model. (There, elsewhere, Keras'
+                loss is NaN on GPUs and under XLA, and plausible on JAX. A NaN among the inputs ends
+                in a NaN loss, at which `keras.callbacks.TerminateOnNaN` stops.)
         """
-        check_fit(self, **FIT.bind(self, x, y, batch_size, *args, **kwargs).arguments)
+        check_call("fit", self, x, y, batch_size, *args, **kwargs)
         return super().fit(x, y, batch_size, *args, **kwargs)
-
-    def get_compile_config(self):
-        config = super().get_compile_config()
-        return config and config | {"ghost_batch_size": self.ghost_batch_size}
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None and self.built:
-            self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *given):
         self._reached = True
@@ -108,7 +98,12 @@ class TrainStep(train_step.Repairs):
     def predict_step(self, *given):
         return train_step.predict(self, super().predict_step, *given)
 
+    def train_on_batch(self, *args, **kwargs):
+        check_call("train_on_batch", self, *args, **kwargs)
+        return super().train_on_batch(*args, **kwargs)
+
     def evaluate(self, *args, **kwargs):
+        check_call("evaluate", self, *args, **kwargs)
         with train_step.at_evaluation_weights(self):
             return super().evaluate(*args, **kwargs)
 
@@ -117,6 +112,7 @@ class TrainStep(train_step.Repairs):
             return super().predict(*args, **kwargs)
 
     def test_on_batch(self, *args, **kwargs):
+        check_call("test_on_batch", self, *args, **kwargs)
         with train_step.at_evaluation_weights(self):
             return super().test_on_batch(*args, **kwargs)
 

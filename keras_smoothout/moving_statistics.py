@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_smoothout import backend, keras_internals
-from keras_smoothout.evaluation import at, length, state_variables
+from keras_smoothout.evaluation import at, length, present, rows_of, state_variables
 
 SHARE = 16  # A clean pass sees one in so many examples: forward only, it is 2 % of a step.
 FEWEST = 32  # Examples that it sees at least, if the batch has them.
@@ -67,7 +67,7 @@ def clean(model, weights, before, after, x):
     batch = length(x)
     at_least = max if isinstance(batch, int) else ops.maximum
     seen = at_least(FEWEST, -(-batch // SHARE))
-    part = keras.tree.map_structure(lambda x: x[:seen], x)
+    part = rows_of(x, slice(seen))
     count = ops.cast(seen, "float32")
     most = ops.maximum((COUNTED - count) / (COUNTED + count), 0.0)
 
@@ -143,7 +143,7 @@ def counted(of_batch, weights, state, inputs):
     """Mean, variance, ... over all batches of `inputs`, in each BatchNormalization."""
     total = None
     for x in inputs:
-        if len(keras.tree.flatten(x)[0]):
+        if len(present(x)[0]):
             found = of_batch(weights, state, x)
             total = list(map(merged, total, found)) if total is not None else found
     if total is None:
@@ -159,7 +159,9 @@ def counted(of_batch, weights, state, inputs):
 
 def inputs_of(model, data, batch_size):
     """The inputs of each batch."""
-    arrays = isinstance(data, (list, tuple)) and all(hasattr(array, "shape") for array in data)
+    arrays = isinstance(data, (list, tuple)) and all(
+        array is None or hasattr(array, "shape") for array in data
+    )
     listed = arrays and len(getattr(model, "inputs", None) or ()) > 1
     if isinstance(data, tuple) and arrays and not listed:
         raise ValueError(
@@ -167,9 +169,8 @@ def inputs_of(model, data, batch_size):
             f"batches. Received: a tuple of {len(data)} arrays for a model of one input"
         )
     if listed or isinstance(data, dict) or hasattr(data, "shape"):
-        for start in range(0, len(keras.tree.flatten(data)[0]), batch_size):
-            rows = slice(start, start + batch_size)
-            yield keras.tree.map_structure(lambda array, rows=rows: array[rows], data)
+        for start in range(0, len(present(data)[0]), batch_size):
+            yield rows_of(data, slice(start, start + batch_size))
         return
     if isinstance(data, keras.utils.PyDataset):  # Iterated over, it may go on after its end.
         data = map(data.__getitem__, range(data.num_batches))

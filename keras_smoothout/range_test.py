@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import received
-from keras_smoothout.evaluation import Batch, state_variables
+from keras_smoothout.evaluation import Batch, present, rows_of, state_variables
 
 RISE = 0.1
 KNOWN = ("mean_squared_error", "sparse_categorical_crossentropy", "categorical_crossentropy")
@@ -59,7 +59,7 @@ def search(model, x, y, moved, radii, chance, draws, batch_size, seed):
         batch_size: As for `find_radius`.
         seed: As for `find_radius`.
     """
-    lengths = {len(a) for a in keras.tree.flatten((x, y))}
+    lengths = {len(a) for a in present((x, y))}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(
             "`x` and `y` must be arrays of the same number of examples, at least one. Received: "
@@ -83,8 +83,7 @@ def search(model, x, y, moved, radii, chance, draws, batch_size, seed):
         """Array, the loss of each batch, each with a draw of its own."""
         found = []
         for i, start in enumerate(range(0, examples, batch_size)):
-            rows = slice(start, start + batch_size)
-            data = keras.tree.map_structure(lambda a, rows=rows: a[rows], (x, y))
+            data = rows_of((x, y), slice(start, start + batch_size))
             key = ops.convert_to_tensor(np.array([seed, draw, i]) % 2**32, "uint32")
             found.append(float(loss_at(ops.convert_to_tensor(radius, "float32"), key, data)))
         return np.array(found)

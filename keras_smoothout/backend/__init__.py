@@ -29,6 +29,7 @@ compiled = _backend.compiled
 dense = _backend.dense
 fused = _backend.fused
 hessian_product = _backend.hessian_product
+initial = _backend.initial
 linearize = _backend.linearize
 read = _backend.read
 replica = _backend.replica

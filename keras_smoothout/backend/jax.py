@@ -11,6 +11,11 @@ def read(variable):
     return variable.value
 
 
+def initial(variable):
+    """Return a copy of the value of `variable`, for another variable to start with."""
+    return jax.numpy.copy(variable.value)
+
+
 def value_and_grad(function):
     """Differentiate `function(weights) -> (loss, aux)` with respect to the list `weights`.
 

@@ -1,5 +1,7 @@
 """TensorFlow: gradient tape, loops and replicas."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -11,6 +13,19 @@ KEEPS_ASSIGNED = True  # Keras' step keeps trainable weights that a layer assign
 def read(variable):
     """Return the value of `variable` now; a later assignment does not change it."""
     return tf.convert_to_tensor(variable.value)
+
+
+@tf.autograph.experimental.do_not_convert
+def initial(variable):
+    """Return a copy of the value of `variable`, for another variable to start with.
+
+    In a function that is traced it is the value at that time, since XLA cannot read a variable to
+    make another; unless `variable` is made there, too.
+    """
+    with tf.init_scope():
+        if tf.executing_eagerly() and getattr(variable.value, "is_initialized", lambda: True)():
+            return tf.identity(variable.value)
+    return tf.identity(variable.value)
 
 
 def value_and_grad(function):
@@ -94,8 +109,19 @@ def _gradient(tape, targets, sources, cotangents):
 
 
 def fused(function):
-    """Compile `function` into one kernel with XLA, both in graph mode and in eager mode."""
-    return tf.function(function, autograph=False, jit_compile=True)
+    """Compile `function` into one kernel with XLA, both in graph mode and in eager mode.
+
+    A graph gets a function of its own: a shared one, traced in another graph, would hold what is
+    gone after a reset of TensorFlow's context.
+    """
+    compile_it = functools.partial(tf.function, function, autograph=False, jit_compile=True)
+    eager = compile_it()
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return (eager if tf.executing_eagerly() else compile_it())(*args, **kwargs)
+
+    return call
 
 
 def scan(body, carry, xs):

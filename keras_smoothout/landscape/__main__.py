@@ -27,7 +27,8 @@ import keras
 import numpy as np
 
 from keras_smoothout import datasets
-from keras_smoothout.checks import as_flags, check_labels
+from keras_smoothout.checks import as_flags
+from keras_smoothout.labels import check_labels
 from keras_smoothout.landscape.curvature.hessian import hessian
 from keras_smoothout.landscape.curvature.spectrum import density
 from keras_smoothout.landscape.files import flags, labels_of, load_model, number

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 from keras.utils import unpack_x_y_sample_weight
 
-from keras_smoothout.checks import check_ends, check_targets
+from keras_smoothout.checks import check_ends
+from keras_smoothout.evaluation import present, rows_of
+from keras_smoothout.labels import check_targets, outputs_of
 
 
 class Batches:
@@ -33,7 +35,7 @@ class Batches:
         if y is not None or _is_nest_of_arrays(model, x):
             arrays = (x, y, sample_weight)
             self._start = functools.partial(_slices, arrays, batch_size)
-            lengths = {len(a) for a in keras.tree.flatten(arrays) if a is not None}
+            lengths = {len(a) for a in present(arrays)}
             if len(lengths) > 1 or 0 in lengths:
                 raise ValueError(
                     "`x`, `y` and `sample_weight` must have the same number of examples, at least "
@@ -85,13 +87,8 @@ class Batches:
 
     def _outputs(self, x):
         """The outputs of a model that knows none itself, without their values."""
-        if getattr(self.model, "outputs", None):
-            return None
         if self._specs is None:  # Those of the first batch.
-            inputs = keras.tree.map_structure(
-                lambda a: keras.KerasTensor(a.shape, keras.backend.standardize_dtype(a.dtype)), x
-            )
-            self._specs = keras.tree.flatten(self.model.compute_output_spec(inputs))
+            self._specs = outputs_of(self.model, x)
         return self._specs
 
     def _standardize(self, array):
@@ -106,13 +103,17 @@ class Batches:
 
 def count(batch):
     """Number of examples in one batch."""
-    return keras.tree.flatten(batch)[0].shape[0]
+    return present(batch)[0].shape[0]
+
+
+def _is_array(x):
+    return x is None or hasattr(x, "shape")
 
 
 def _is_nest_of_arrays(model, x):
     if not isinstance(x, (list, tuple)):
-        return all(hasattr(a, "shape") for a in keras.tree.flatten(x))
-    if not x or not all(hasattr(a, "shape") for a in x):
+        return all(map(_is_array, keras.tree.flatten(x)))
+    if not x or not all(map(_is_array, x)):
         return False
     if len(getattr(model, "inputs", None) or ()) < 2:
         raise ValueError(
@@ -123,7 +124,5 @@ def _is_nest_of_arrays(model, x):
 
 
 def _slices(arrays, size):
-    length = len(keras.tree.flatten(arrays)[0])
-    for start in range(0, length, size):
-        rows = slice(start, start + size)
-        yield keras.tree.map_structure(lambda a, rows=rows: a if a is None else a[rows], arrays)
+    for start in range(0, len(present(arrays)[0]), size):
+        yield rows_of(arrays, slice(start, start + size))

@@ -4,13 +4,13 @@ import collections
 import time
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
 from keras_smoothout.checks import check_names
 from keras_smoothout.landscape.curvature.hessian import gauss_newton, hessian
 from keras_smoothout.landscape.curvature.spectrum import eigenpairs
 from keras_smoothout.landscape.curvature.trace import hutchinson
+from keras_smoothout.landscape.data import count
 from keras_smoothout.landscape.directions import arrays_of
 from keras_smoothout.landscape.estimate import Estimate
 from keras_smoothout.landscape.sharpness.gradient_noise import fisher_trace, gradient_noise_scale
@@ -193,7 +193,7 @@ class _Counted:
     def _pass(self, kind, method, *points, batch=None):
         part = 1.0
         if batch is not None:
-            part = len(keras.tree.flatten(batch)[0]) / self.examples
+            part = count(batch) / self.examples
         self.passes[kind] += part
         return method(*points) if batch is None else method(*points, batch=batch)
 

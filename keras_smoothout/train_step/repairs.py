@@ -39,6 +39,7 @@ class JaxRepairs(keras_internals.JaxState):
     """
 
     _interrupts = ()  # What waits for the end of a step.
+    _kept = None  # The variables and their values when a step took them.
 
     def fit(self, *args, **kwargs):
         with self._whole():
@@ -56,22 +57,28 @@ class JaxRepairs(keras_internals.JaxState):
         with self._whole():
             return super().train_on_batch(*args, **kwargs)
 
+    def state_is_given(self):
+        if self._kept is not None:
+            optimizer = getattr(getattr(self, "optimizer", None), "variables", ())
+            variables = [*self.variables, *optimizer, *self.metrics_variables]
+            self._kept[:] = [(v, v.value) for v in variables]  # By reference: no copies.
+
     def state_is_whole(self):
         if self._interrupts:
             signal.default_int_handler(*self._interrupts.pop())
 
     @contextlib.contextmanager
     def _whole(self):
-        optimizer = getattr(getattr(self, "optimizer", None), "variables", ())
-        variables = [*self.variables, *optimizer, *self.metrics_variables]
-        kept = [(variable, variable.value) for variable in variables]  # By reference: no copies.
+        outer, kept = self._kept, []
+        vars(self)["_kept"] = kept  # The list itself, which Keras would copy.
         with interrupts_noted() as noted:
             if noted is not None:
-                vars(self)["_interrupts"] = noted  # The list itself, which Keras would copy.
+                vars(self)["_interrupts"] = noted
             try:
                 yield
             finally:
                 super().jax_state_sync()
+                vars(self)["_kept"] = outer
                 for variable, value in kept:
                     if keras_internals.emptied(variable):
                         variable.assign(value)

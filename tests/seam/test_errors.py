@@ -11,7 +11,7 @@ from support.nets import LOSS, assert_equal
 
 import keras_smoothout as ks
 from keras_smoothout import scaling
-from keras_smoothout.checks import check_fit
+from keras_smoothout.labels import check_fit
 
 
 class OwnTrainStep(keras.Model):
@@ -389,6 +389,50 @@ def test_labels_that_are_no_classes(wrong, loss, nest):
     for name, y, validation in (("y", wrong, Y), ("y of validation_data", Y, wrong)):
         with pytest.raises(ValueError, match=f"`{name}` must hold whole numbers in .0, 2."):
             model.fit(X, nest(y), 6, 1, 0, None, 0.0, (X, nest(validation)))
+
+
+class Called(ks.Model):
+    """A model that knows neither its inputs nor its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = layers.Dense(3)
+
+    def call(self, inputs):
+        return self.head(inputs)
+
+
+GIVEN = {
+    "fit": lambda model, y: model.fit(X, y, 4, verbose=0),
+    "evaluate": lambda model, y: model.evaluate(X, y, 4, verbose=0),
+    "train_on_batch": lambda model, y: model.train_on_batch(X, y),
+    "test_on_batch": lambda model, y: model.test_on_batch(x=X, y=y),
+}
+
+
+@pytest.mark.parametrize("make", [classifier, Called])
+@pytest.mark.parametrize("name", GIVEN)
+def test_labels_are_checked_wherever_they_enter(name, make):
+    model = make()
+    model(X)
+    model.compile("sgd", LOSS, run_eagerly=True)
+    before = model.get_weights()
+    for wrong in (Y + 1, Y + 0.5):
+        with pytest.raises(ValueError, match="`y` must hold whole numbers in .0, 2."):
+            GIVEN[name](model, wrong)
+    assert_equal(model.get_weights(), before)
+    GIVEN[name](model, Y)
+
+
+def test_a_model_that_needs_values_is_not_called_without_them():
+    class Counting(Called):
+        def call(self, inputs):
+            return super().call(inputs) * len([1 for x in np.asarray(inputs) if x[0] > 0])
+
+    model = Counting()
+    model(X)
+    model.compile("sgd", LOSS, run_eagerly=True)
+    model.fit(X, Y, verbose=0) if keras.backend.backend() == "tensorflow" else model(X)
 
 
 @pytest.mark.parametrize(

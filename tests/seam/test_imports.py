@@ -24,7 +24,9 @@ FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py")
 FLOORS = [
     "keras_internals",
     "backend",
+    "saving",
     "checks",
+    "labels",
     "schedules",
     "weights",
     "evaluation",

@@ -1,10 +1,11 @@
 """How the gradients of single examples differ: Fisher trace and gradient noise scale."""
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_smoothout.checks import check_count
+from keras_smoothout.evaluation import rows_of
+from keras_smoothout.landscape.data import count
 from keras_smoothout.landscape.estimate import Estimate, mean
 from keras_smoothout.moving_statistics import batch_norms
 
@@ -103,7 +104,6 @@ def single_examples(objective, examples, seed):
     drawn = np.random.default_rng(seed).permutation(objective.examples)[:examples]
     drawn, before = set(drawn.tolist()), 0
     for batch in objective.batches():
-        count = len(keras.tree.flatten(batch)[0])
-        for i in [i for i in range(count) if before + i in drawn]:
-            yield keras.tree.map_structure(lambda a, i=i: a if a is None else a[i : i + 1], batch)
-        before += count
+        for i in [i for i in range(count(batch)) if before + i in drawn]:
+            yield rows_of(batch, slice(i, i + 1))
+        before += count(batch)

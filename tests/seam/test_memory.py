@@ -1,0 +1,76 @@
+"""What is trained and dropped is gone: nothing of the package holds models or optimizers."""
+
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+from support.contract import contract_net, examples, optimizer_of
+from support.nets import LOSS
+
+import keras_smoothout as ks
+
+ROWS = ["smoothout", "sam", "lookahead", "lamb"]
+
+
+def references(method, eager):
+    """Weak references to optimizers that were replaced, and to a model that was dropped."""
+    model, (x, y), found = contract_net(), examples(8), []
+    for _ in range(2):
+        model.compile(optimizer_of(method), LOSS, ghost_batch_size=4, run_eagerly=eager)
+        model.train_on_batch(x, y)
+        model.evaluate(x, y, verbose=0)
+        found.append(weakref.ref(model.optimizer))
+    return [*found, weakref.ref(model)]
+
+
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize("method", ROWS)
+def test_optimizers_and_models_are_let_go(method, eager):
+    if not eager and method != "smoothout":
+        pytest.skip("One graph is enough.")
+    found = references(method, eager)
+    keras.utils.clear_session()  # Keras itself keeps names and the last graph.
+    gc.collect()
+    assert [reference() for reference in found] == [None] * 3
+
+
+def test_a_landscape_is_let_go():
+    from keras_smoothout import landscape
+
+    model, (x, y) = contract_net(), examples(8)
+    model.compile(ks.SmoothOut("sgd"), LOSS)
+    objective = landscape.Objective(model, x, y)
+    landscape.expected_sharpness(objective, draws=2)
+    landscape.hutchinson(landscape.hessian(objective), 2)
+    found = [weakref.ref(objective), weakref.ref(model)]
+    del model, objective
+    keras.utils.clear_session()
+    gc.collect()
+    assert [reference() for reference in found] == [None] * 2
+
+
+def test_labels_of_many_own_models_are_checked_without_keeping_the_models():
+    from keras_smoothout import labels
+
+    class Called(ks.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.head(inputs)
+
+    model, (x, y) = Called(), examples(8)
+    model(x)
+    model.compile("sgd", LOSS, run_eagerly=True)
+    model.test_on_batch(x, y)
+    assert model in labels.OUTPUTS
+    with pytest.raises(ValueError, match="`y`"):
+        model.test_on_batch(x, np.full(8, 3))
+    found = weakref.ref(model)
+    del model
+    keras.utils.clear_session()
+    gc.collect()
+    assert found() is None
