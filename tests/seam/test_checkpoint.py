@@ -185,8 +185,8 @@ def test_restoring_before_fit_leaves_the_data_to_the_user(tmp_path):
     assert (epoch, step) == (1, 2)
     order = ks.Epochs(X, Y, BATCH, seed=3)
     rest = (order[i] for i in range(4 * epoch + step, 4 * EPOCHS))
-    options = {"steps_per_epoch": 4, "epochs": EPOCHS, "initial_epoch": epoch, "verbose": 0}
-    model.fit(rest, callbacks=[checkpoint], **options)
+    options = {"steps_per_epoch": 4, "epochs": EPOCHS, "initial_epoch": epoch, "shuffle": False}
+    model.fit(rest, callbacks=[checkpoint], verbose=0, **options)
     assert_equal(values(whole), values(model))
 
 
@@ -233,7 +233,8 @@ def test_what_cannot_be_continued_is_refused_before_anything_changes(tmp_path):
     kept = other.get_weights()
     refused("of another model", other)
     assert_equal(other.get_weights(), kept)
-    model.compile(keras.optimizers.Adam(0.01), LOSS)  # The metrics of the epoch are others.
+    more = keras.metrics.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), LOSS, metrics=["accuracy", more])
     refused("`metrics` must be those of the interrupted training")
     model.compile(keras.optimizers.Adam(0.01), LOSS, metrics=["accuracy"], steps_per_execution=2)
     refused("steps_per_execution=2")
@@ -313,8 +314,9 @@ def test_replicas_go_on_together(tmp_path):
             model.compile(keras.optimizers.Adam(0.01), LOSS, metrics=["accuracy"])
         return model
 
-    whole, logs = run(tmp_path / "whole", lambda: given("epochs"), make=make, epochs=2)
-    parts, same = run(tmp_path / "parts", lambda: given("epochs"), [Stop(3)], make, epochs=2)
+    even = X[:8], Y[:8]
+    whole, logs = run(tmp_path / "whole", lambda: given("epochs"), (), make, even, 2)
+    parts, same = run(tmp_path / "parts", lambda: given("epochs"), [Stop(3)], make, even, epochs=2)
     for model in (whole, parts):
         for variable in model.variables:
             local = two_replicas().experimental_local_results(variable.value)

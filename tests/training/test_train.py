@@ -18,7 +18,7 @@ from etils import epath
 import keras_smoothout as ks
 import train
 from keras_smoothout import datasets, saved_state
-from keras_smoothout.checkpoint_files import checkpoints
+from keras_smoothout.checkpoint_files import checkpoints, position_of
 from training import batches, courses, curves, images, methods, options, records, runs, workdirs
 
 ROOT = Path(__file__).parents[2]
@@ -607,5 +607,5 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path, number
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in errors
     assert output.decode().endswith(f"python train.py --resume --workdir={tmp_path}\n")
-    epoch = int(checkpoints(tmp_path)[-1].stem[len("epoch-") :])
+    epoch = position_of(checkpoints(tmp_path)[-1]).epoch
     assert epoch <= len(metrics(tmp_path)) <= epoch + 1
