@@ -31,6 +31,7 @@ FLOORS = [
     "noise",
     "moving_statistics",
     "around",
+    "asks",
     "method",
     "train_step",
 ]
