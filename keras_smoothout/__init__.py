@@ -11,6 +11,7 @@ from keras_smoothout.method import Method
 from keras_smoothout.methods import *
 from keras_smoothout.model import Model, TrainStep
 from keras_smoothout.recalibrate import recalibrate
+from keras_smoothout.sample import sample
 from keras_smoothout.weights_of import weights_of
 from keras_smoothout.wrap import wrap
 
@@ -29,6 +30,7 @@ __all__ = [
     "convert",
     "find_radius",
     "recalibrate",
+    "sample",
     "scaling",
     "schedules",
     "weights_of",

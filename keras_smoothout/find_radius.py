@@ -23,6 +23,7 @@ from keras_smoothout.evaluation import Batch, state_variables
 from keras_smoothout.method import included
 
 RADII = {"absolute": (1e-3, 1.0), "weight": (1e-2, 10.0), "filter": (1e-2, 10.0)}
+RADII["filter_std"] = RADII["absolute"]
 RISE = 0.1
 KNOWN = ("mean_squared_error", "sparse_categorical_crossentropy", "categorical_crossentropy")
 
