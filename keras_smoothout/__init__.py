@@ -3,8 +3,8 @@
 from keras_smoothout import backend as backend
 from keras_smoothout import methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
-from keras_smoothout.batches import WarmUpBatches
-from keras_smoothout.callbacks import DistanceFromInit
+from keras_smoothout.batches import NoiseScaleBatches, WarmUpBatches
+from keras_smoothout.callbacks import DistanceFromInit, GradientNoiseScale
 from keras_smoothout.evaluation import Evaluation, Step
 from keras_smoothout.find_radius import find_radius
 from keras_smoothout.method import Method
@@ -21,9 +21,11 @@ __all__ = [
     *methods.__all__,
     "DistanceFromInit",
     "Evaluation",
+    "GradientNoiseScale",
     "GhostBatchNormalization",
     "Method",
     "Model",
+    "NoiseScaleBatches",
     "Step",
     "TrainStep",
     "WarmUpBatches",
