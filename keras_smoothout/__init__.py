@@ -3,14 +3,15 @@
 from keras_smoothout import backend as backend
 from keras_smoothout import callbacks, methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
-from keras_smoothout.batches import Epochs, WarmUpBatches
-from keras_smoothout.callbacks import DistanceFromInit
+from keras_smoothout.batches import Epochs, NoiseScaleBatches, WarmUpBatches
+from keras_smoothout.callbacks import DistanceFromInit, GradientNoiseScale
 from keras_smoothout.evaluation import Evaluation, Step
 from keras_smoothout.find_radius import find_radius, find_rho
 from keras_smoothout.method import Method
 from keras_smoothout.methods import *
 from keras_smoothout.model import Model, TrainStep
 from keras_smoothout.recalibrate import recalibrate
+from keras_smoothout.sample import sample
 from keras_smoothout.weights_of import weights_of
 from keras_smoothout.wrap import wrap
 
@@ -21,9 +22,11 @@ __all__ = [
     "DistanceFromInit",
     "Epochs",
     "Evaluation",
+    "GradientNoiseScale",
     "GhostBatchNormalization",
     "Method",
     "Model",
+    "NoiseScaleBatches",
     "Step",
     "TrainStep",
     "WarmUpBatches",
@@ -32,6 +35,7 @@ __all__ = [
     "find_radius",
     "find_rho",
     "recalibrate",
+    "sample",
     "scaling",
     "schedules",
     "weights_of",

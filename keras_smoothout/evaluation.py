@@ -22,6 +22,8 @@ class Evaluation(NamedTuple):
         connected: List of booleans, whether the loss uses each weight, or `None` if all are used.
             JAX cannot tell.
         weights: List of tensors, the weights of the pass, or `None` if they are not known.
+        extras: Dictionary from a method to the list of tensors that it hands on from `gradients` to
+            `update`, averaged over ghost batches and replicas as `grads` are.
     """
 
     loss: object
@@ -30,6 +32,7 @@ class Evaluation(NamedTuple):
     state: list
     connected: list | None = None
     weights: list | None = None
+    extras: dict = {}
 
 
 class Step(NamedTuple):
@@ -179,12 +182,13 @@ class Batch:
         return [scope.get_current_value(v) for v in state_variables(model)]
 
 
-def mean_over_chunks(on_chunk, weights, state, data, size):
-    """Mean gradient over chunks of `size` examples of `data`, and the state after the last of them.
+def mean_over_chunks(on_chunk, like, state, data, size):
+    """Mean over chunks of `size` examples of `data`, and the state after the last of them.
 
     Args:
-        on_chunk: Function from `(state, data, index)` to the chunk's gradients and the next state.
-        weights: List of tensors, shaped as the gradients.
+        on_chunk: Function from `(state, data, index)` to the chunk's tensors, such as its
+            gradients, and the next state.
+        like: List of tensors, shaped as those of a chunk.
         state: List of tensors, the state before the first chunk.
         data: Nested structure of tensors whose first axes are the batch.
         size: Number of examples in a chunk; the last chunk holds the remainder.
@@ -196,12 +200,12 @@ def mean_over_chunks(on_chunk, weights, state, data, size):
 
     def add_chunk(carry, index, data):
         mean, state = carry
-        grads, state = on_chunk(state, data, index)
+        tensors, state = on_chunk(state, data, index)
         count = ops.cast(length(data), "float32")
         seen = ops.cast(index * size, "float32") + count
-        return lerp(mean, grads, count / seen), state
+        return lerp(mean, tensors, count / seen), state
 
-    carry = [ops.zeros_like(w) for w in weights], state
+    carry = [ops.zeros_like(t) for t in like], state
     whole = rows_of(data, slice(full * size))
     chunks = keras.tree.map_structure(
         lambda x: x if x is None else ops.reshape(x, (full, size, *ops.shape(x)[1:])), whole

@@ -19,6 +19,7 @@ from keras_smoothout.range_test import check_model, search
 from keras_smoothout.weights import add
 
 RADII = {"absolute": (1e-3, 1.0), "weight": (1e-2, 10.0), "filter": (1e-2, 10.0)}
+RADII["filter_std"] = RADII["absolute"]
 RHOS = {SAM: (1e-3, 1.0), ASAM: (1e-2, 10.0)}
 
 

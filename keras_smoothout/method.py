@@ -5,8 +5,6 @@ what is done with them. A method overrides one of two hooks, and each hook recei
 happened without it.
 """
 
-import contextlib
-import functools
 import inspect
 
 import keras
@@ -15,10 +13,11 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_smoothout import backend, keras_internals
 from keras_smoothout.around import Around, chain
+from keras_smoothout.asks import Asks
 from keras_smoothout.evaluation import Step
 
 
-class Method(Around):
+class Method(Asks, Around):
     """Base of all methods: behaves as the optimizer `inner`, except for what a method overrides.
 
         def gradients(self, evaluate, weights, step):     # where gradients are asked for
@@ -41,9 +40,6 @@ class Method(Around):
             ask it.
     """
 
-    statistics = "clean"  # Or "perturbed": BatchNormalization's are then those of `gradients`.
-    _asked = 0  # Calls of `apply` that are under way and were asked for their gradients.
-
     def __init__(self, inner, name=None, **kwargs):
         if kwargs:
             raise ValueError(
@@ -65,16 +61,12 @@ class Method(Around):
         super().__init__(learning_rate=lambda: self.inner.learning_rate, name=name)
         self.inner = inner
 
-    def gradients(self, evaluate, weights, step):
-        """Return the `Evaluation` whose gradients are applied.
-
-        Args:
-            evaluate: Pure function from a list of weights to an `Evaluation` of this batch. Its
-                gradients are those of the inner method, or of the loss.
-            weights: List of tensors, the weights before the step.
-            step: A `Step`: iteration, replica and ghost batch.
-        """
-        return evaluate(weights)
+    def build(self, variables):
+        super().build(variables)
+        self._sums = []
+        if self.gradient_accumulation_steps:
+            like = self.extras([backend.read(v) for v in self.trainable_variables])
+            self._sums = [self.add_variable(t.shape, "zeros", t.dtype, name="sum") for t in like]
 
     def update(self, apply, grads, variables):
         """Update `variables` by `grads`, and the method's state with them.
@@ -122,6 +114,13 @@ class Method(Around):
         steps = innermost.gradient_accumulation_steps
         return keras_internals.calls(innermost) % steps == 0 if steps else True
 
+    @property
+    def completes(self):
+        """Whether the call that comes next is an update, as `updated` is of the last one."""
+        innermost = chain(self)[-1]
+        steps = innermost.gradient_accumulation_steps
+        return (keras_internals.calls(innermost) + 1) % steps == 0 if steps else True
+
     def mean_gradient(self, grads):
         """Return the gradient of an update, before `apply(grads)` in the call that completes it.
 
@@ -139,16 +138,39 @@ class Method(Around):
             grads = [(b + g) / steps for b, g in zip(before, grads, strict=True)]
         return backend.all_reduce_sum(grads)
 
+    def plus(self, grads, addition):
+        """Return `grads`, changed so that their `mean_gradient` is greater by the list `addition`.
+
+        Only in the call that completes an update; the others add nothing.
+        """
+        innermost = chain(self)[-1]
+        calls = innermost.gradient_accumulation_steps or 1
+        factor = (innermost.loss_scale_factor or 1.0) * calls
+        share = factor / backend.unscale_loss(ops.ones(()))
+        return [
+            g if g is None else backend.dense(g) + ops.cast(share, a.dtype) * a
+            for g, a in zip(grads, addition, strict=True)
+        ]
+
+    def mean_extras(self):
+        """Return the extras of an update, before `apply(grads)`; it must be called in each call.
+
+        They are means over replicas and, under gradient accumulation, over the calls of the update.
+        """
+        handed, steps = list(self._handed), self.gradient_accumulation_steps
+        if self._sums:
+            begins = keras_internals.calls(chain(self)[-1]) % steps == 0
+            before = [ops.where(begins, 0, backend.read(s)) for s in self._sums]
+            handed = [b + h for b, h in zip(before, handed, strict=True)]
+            for variable, value in zip(self._sums, handed, strict=True):
+                variable.assign(value)
+            handed = [h / steps for h in handed]
+        return backend.all_reduce_sum(handed)
+
     def apply(self, grads, trainable_variables=None):
         if not grads:  # All layers are frozen.
             return
-        if type(self).gradients is not Method.gradients and not self._asked:
-            raise RuntimeError(
-                f"`{type(self).__name__}` has to ask for its gradients, but this model's train "
-                "step computed them alone. Compile it into `keras_smoothout.wrap(model)`, build "
-                "the model as `keras_smoothout.Model(inputs, outputs)`, or mix "
-                "`keras_smoothout.TrainStep` into your own class."
-            )
+        self.check_asked()
         if not self.built:
             self.build(trainable_variables)
         given = trainable_variables or self.trainable_variables
@@ -178,43 +200,12 @@ class Method(Around):
         )
 
 
-def ask(optimizer, evaluate, weights, step):
-    """Return the `Evaluation` that a nest of methods asks for, the outermost first."""
-    for method in reversed(chain(optimizer)):
-        if isinstance(method, Method):
-            evaluate = functools.partial(_ask_one, method, evaluate, step)
-    return evaluate(weights)
-
-
-def _ask_one(method, evaluate, step, weights):
-    return method.gradients(evaluate, weights, step)
-
-
-@contextlib.contextmanager
-def asked(optimizer):
-    """Vouch for the gradients that are applied inside: `ask` has returned them."""
-    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
-    for method in methods:
-        method._asked += 1
-    try:
-        yield
-    finally:
-        for method in methods:
-            method._asked -= 1
-
-
 def evaluation_weights(optimizer):
     """Return the weights to evaluate with by the outermost method that has any, or `None`."""
     optimizers = chain(optimizer) if optimizer is not None else []
     methods = [method for method in optimizers if isinstance(method, Method)]
     wanted = (method.evaluation_weights() for method in methods if method.built)
     return next((weights for weights in wanted if weights is not None), None)
-
-
-def keeps_perturbed(optimizer):
-    """Whether a method in a nest wants the moving statistics of its own passes."""
-    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
-    return any(method.statistics == "perturbed" for method in methods)
 
 
 def included(variables, exclude):

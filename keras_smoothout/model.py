@@ -3,16 +3,15 @@
 import functools
 
 import keras
-from keras import layers, ops
+from keras import layers
 
-from keras_smoothout import backend, keras_internals, train_step
-from keras_smoothout.around import chain, reach_through
+from keras_smoothout import keras_internals, train_step
+from keras_smoothout.around import reach_through
+from keras_smoothout.asks import asking
 from keras_smoothout.checks import check_count, check_ghosts, check_mean
-from keras_smoothout.evaluation import Batch, Step, length, mean_over_chunks
+from keras_smoothout.evaluation import length
 from keras_smoothout.keras_internals import Functional
 from keras_smoothout.labels import check_call
-from keras_smoothout.method import Method, ask, keeps_perturbed
-from keras_smoothout.moving_statistics import clean, share_of, weighed
 from keras_smoothout.saving import Saving
 
 
@@ -29,6 +28,7 @@ class TrainStep(train_step.Repairs, Saving):
 
     ghost_batch_size = None
     _reached = False  # Whether the train step that runs has come to ours.
+    _watcher = None  # A callback that sees the norms of the gradients of a step, or `None`.
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -90,7 +90,8 @@ class TrainStep(train_step.Repairs, Saving):
             train_step.build(self, given[-1])
         if not (self._asks and self.trainable_variables):
             return train_step.plain(self, super().train_step, *given)
-        return train_step.train(self, self._gradients, *given)
+        self._check_step(given[-1])
+        return train_step.train(self, *given)
 
     def test_step(self, *given):
         return train_step.test(self, super().test_step, *given)
@@ -121,12 +122,14 @@ class TrainStep(train_step.Repairs, Saving):
             return super().predict_on_batch(*args, **kwargs)
 
     @property
+    def metrics_variables(self):
+        return [*super().metrics_variables, *getattr(self._watcher, "variables", ())]
+
+    @property
     def _asks(self):
         """Whether gradients are asked for by us: by a method, or ghost batch by ghost batch."""
-        methods = self.optimizer is not None and any(
-            isinstance(optimizer, Method) for optimizer in chain(self.optimizer)
-        )
-        return methods or self.ghost_batch_size is not None
+        asked = self.ghost_batch_size is not None or self._watcher is not None
+        return asked or self.optimizer is not None and bool(asking(self.optimizer))
 
     def _check_base(self):
         """Raise if a base class has a train step of its own, which ours would skip."""
@@ -140,9 +143,12 @@ class TrainStep(train_step.Repairs, Saving):
                 f"optimizer of Keras. Received: a {type(self).__name__}"
             )
 
-    def _check_step(self, known, data):
+    def _check_step(self, data):
         """Raise if the optimizer knows other variables, or there is nothing to learn from."""
-        ours = self.trainable_variables
+        optimizer, ours = self.optimizer, self.trainable_variables
+        known = keras_internals.trainable_variables(
+            getattr(optimizer, "inner_optimizer", optimizer)
+        )
         if [id(v) for v in ours] != [id(v) for v in known]:
             shared = len({id(v) for v in ours} & {id(v) for v in known})
             raise ValueError(
@@ -155,37 +161,6 @@ class TrainStep(train_step.Repairs, Saving):
         for layer in keras_internals.layers(self) if self.ghost_batch_size == 1 else ():
             if isinstance(layer, layers.BatchNormalization) and layer.trainable:
                 check_ghosts(1, layer, layer.get_build_config()["input_shape"])
-
-    def _gradients(self, weights, state, data):
-        """Mean gradient over the ghost batches of `data`, and the state after the last of them."""
-        optimizer = self.optimizer
-        unscaled = getattr(optimizer, "inner_optimizer", optimizer)
-        self._check_step(keras_internals.trainable_variables(unscaled), data)
-        step = Step(backend.read(keras_internals.calls(unscaled)), backend.replica())
-        loss_scale = optimizer.scale_loss(1.0)  # 1.0 itself without loss scaling.
-        connected, elsewhere = [], []
-        size, examples, before = self.ghost_batch_size, length(data), state
-
-        def on_chunk(state, data, chunk):
-            batch = Batch(self, data, state, loss_scale)
-            asked = ask(optimizer, batch, weights, step._replace(chunk=chunk))
-            connected[:] = asked.connected
-            elsewhere[:] = [asked.weights is not weights]
-            after = batch.metrics(asked, weights)
-            seen = length(data)
-            if size is not None and not (isinstance(seen, int) and seen in (size, examples)):
-                after = weighed(self, share_of(seen, ops.minimum(size, examples)), state, after)
-            return asked.grads, after
-
-        if size is None:
-            grads, state = on_chunk(state, data, 0)
-        else:
-            grads, state = mean_over_chunks(on_chunk, weights, state, data, size)
-        if any(elsewhere) and not keeps_perturbed(optimizer):
-            x = keras.utils.unpack_x_y_sample_weight(data)[0]
-            state = clean(self, weights, before, state, x)
-        scaled = [g * ops.cast(loss_scale, g.dtype) for g in grads]
-        return [g if c else None for g, c in zip(scaled, connected, strict=True)], state
 
 
 def calling_ours(own):

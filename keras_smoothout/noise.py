@@ -21,7 +21,7 @@ from keras_smoothout import backend
 from keras_smoothout.weights import filter_norms
 
 DISTRIBUTIONS = ("uniform", "normal")
-SCALES = ("absolute", "weight", "filter")
+SCALES = ("absolute", "weight", "filter", "filter_std")
 EPSILON = 1e-6
 
 
@@ -70,12 +70,26 @@ def draw(shape, key, distribution="uniform"):
     return uniform if distribution == "uniform" else math.sqrt(2) * ops.erfinv(uniform)
 
 
+@backend.fused
+def normal(like, *parts):
+    """Standard normal samples for the key `parts`, shaped as `like`: the same bits on each replica.
+
+    TensorFlow's own `erfinv` can differ in the last bit from one call to the next.
+    """
+    return draw(like.shape, key(*parts), "normal")
+
+
 def unit(noise, weight, scale):
-    """Factor from `noise` to the scale of `weight`: 1, `|weight|`, or a ratio of filter norms."""
+    """Factor from `noise` to the scale of `weight`: 1, `|weight|`, or norms of its filters.
+
+    `"filter"` fixes the norm of a filter's noise, `"filter_std"` only its standard deviation.
+    """
     if scale == "weight":
         return ops.abs(weight)
     if scale == "filter":
         return filter_norms(weight) / (filter_norms(noise) + EPSILON)
+    if scale == "filter_std":
+        return filter_norms(weight)
     return 1.0
 
 
@@ -89,7 +103,7 @@ def perturb(weights, radius, *parts, moved, distribution="uniform", scale="absol
         *parts: Integers that make the key; the index of the weight is added.
         moved: Tuple of the indices of the weights to move; the others are returned unchanged.
         distribution: `"uniform"` or `"normal"`.
-        scale: `"absolute"`, `"weight"` or `"filter"`.
+        scale: One of `SCALES`.
     """
     moved_weights = list(weights)
     for i, own_key in zip(moved, keys(parts, moved), strict=True):

@@ -138,7 +138,7 @@ for name in ("workdir", "data_dir"):
         f"must be a folder, or one in a store: {', '.join(STORES)}",
     )
 
-KINDS = {bool: switch, int: number, float: real, str: text, tuple: texts}
+KINDS = {bool: switch, int: number, float: real, str: text, tuple: texts, type(None): real}
 for option, default, said in methods.generated():  # Those that the methods' constructors take.
     if option not in FLAGS:
         kind = found if option in ("radius", "rho") else KINDS[type(default)]

@@ -7,9 +7,14 @@ from typing import NamedTuple
 
 from keras_smoothout.methods.ada_smoothout import AdaSmoothOut
 from keras_smoothout.methods.asam import ASAM
+from keras_smoothout.methods.awp import AWP
+from keras_smoothout.methods.friendly_sam import FriendlySAM
 from keras_smoothout.methods.gnp import GNP
+from keras_smoothout.methods.gsam import GSAM
+from keras_smoothout.methods.ivon import IVON
 from keras_smoothout.methods.lamb import LAMB
 from keras_smoothout.methods.lars import LARS
+from keras_smoothout.methods.look_sam import LookSAM
 from keras_smoothout.methods.lookahead import Lookahead
 from keras_smoothout.methods.msam import MSAM
 from keras_smoothout.methods.nudged_sgd import NudgedSGD
@@ -17,7 +22,13 @@ from keras_smoothout.methods.partially_adaptive import PartiallyAdaptive
 from keras_smoothout.methods.sam import SAM
 from keras_smoothout.methods.smoothout import SmoothOut
 
-WAYS = ("one gradient elsewhere", "two gradients", "state in update", "own update")
+WAYS = (
+    "one gradient elsewhere",
+    "two gradients",
+    "extras for update",
+    "state in update",
+    "own update",
+)
 
 
 class Row(NamedTuple):
@@ -44,11 +55,15 @@ METHODS = {
     "asam": Row(ASAM, {"rho": 0.0}, "two gradients"),
     "msam": Row(MSAM, {"rho": 0.0}, "state in update"),
     "gnp": Row(GNP, {"alpha": 0.0}, "two gradients"),
+    "gsam": Row(GSAM, {"rho": 0.0, "alpha": 0.0}, "two gradients"),
+    "friendlysam": Row(FriendlySAM, {"rho": 0.0}, "extras for update"),
+    "looksam": Row(LookSAM, {"rho": 0.0, "interval": 1}, "extras for update"),
+    "awp": Row(AWP, {"gamma": 0.0}, "two gradients"),
     "lookahead": Row(Lookahead, {"slow_step_size": 1.0}, "state in update"),
     "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
 }
 
 # Optimizers that go inside a method or stand alone.
-BASES = {"lars": LARS, "lamb": LAMB, "padam": PartiallyAdaptive}
+BASES = {"lars": LARS, "lamb": LAMB, "padam": PartiallyAdaptive, "ivon": IVON}
 
 __all__ = [cls.__name__ for cls in (*(row.cls for row in METHODS.values()), *BASES.values())]

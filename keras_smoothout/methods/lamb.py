@@ -22,7 +22,8 @@ class LAMB(keras.optimizers.Optimizer):
         r = m_hat / (sqrt(v_hat) + epsilon) + decay * w
         w = w - learning_rate * ||w|| / ||r|| * r       for each weight w
 
-    Where `||w||` or `||r||` is 0 the ratio is 1. Works in any Keras model, and inside any method.
+    Where `||w||` or `||r||` is 0, the trust ratio `||w|| / ||r||` is 1. Works in any Keras model,
+    and inside any method.
 
     Args:
         learning_rate: A float, a `LearningRateSchedule` or a callable. Defaults to `0.001`.
@@ -31,6 +32,7 @@ class LAMB(keras.optimizers.Optimizer):
         epsilon: Added to the root of the mean squared gradient. Defaults to `1e-6`.
         decay: Weight decay inside the trust ratio, the paper's lambda. (Keras' `weight_decay` acts
             outside of it.) Defaults to `0.0`.
+        clip: Largest trust ratio, or `None` for no limit; with one it is LAMBC. Defaults to `None`.
         exclude: Names of variables or layers without decay and ratio; they are compared with the
             parts of each variable's path. `"vector"` stands for all that have one axis or none.
             Defaults to `("vector", "bias", "gamma", "beta", "alpha")`: biases, normalizations and
@@ -55,7 +57,8 @@ class LAMB(keras.optimizers.Optimizer):
         True
 
     Reference: You et al., *Large Batch Optimization for Deep Learning: Training BERT in 76
-        minutes*, ICLR 2020, arXiv:1904.00962, Algorithm 2.
+        minutes*, ICLR 2020, arXiv:1904.00962, Algorithm 2. Fong et al., *Improving Layer-wise
+        Adaptive Rate Methods using Trust Ratio Clipping*, 2020, arXiv:2011.13584 (`clip`).
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class LAMB(keras.optimizers.Optimizer):
         beta_2=0.999,
         epsilon=1e-6,
         decay=0.0,
+        clip=None,
         exclude=("vector", "bias", "gamma", "beta", "alpha"),
         **kwargs,
     ):
@@ -73,12 +77,15 @@ class LAMB(keras.optimizers.Optimizer):
             check_number(name, value, most=1)
         check_number("epsilon", epsilon)
         check_number("decay", decay)
+        if clip is not None:
+            check_number("clip", clip)
         check_names("exclude", exclude)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.beta_1 = float(beta_1)  # A NumPy number would multiply a variable in its own way.
         self.beta_2 = float(beta_2)
         self.epsilon = float(epsilon)
         self.decay = float(decay)
+        self.clip = clip
         self.exclude = tuple(exclude)
 
     def build(self, variables):
@@ -100,11 +107,12 @@ class LAMB(keras.optimizers.Optimizer):
             r = r + self.decay * w
             w_norm, r_norm = norm([w]), norm([r])
             ratio = ops.where(ops.logical_and(w_norm > 0, r_norm > 0), w_norm / r_norm, 1.0)
+            ratio = ratio if self.clip is None else ops.minimum(ratio, self.clip)
             r = ops.cast(ratio, w.dtype) * r
         self.assign(self._m[i], m)
         self.assign(self._v[i], v)
         self.assign_sub(variable, ops.cast(learning_rate, w.dtype) * r)
 
     def get_config(self):
-        own = ("beta_1", "beta_2", "epsilon", "decay", "exclude")
+        own = ("beta_1", "beta_2", "epsilon", "decay", "clip", "exclude")
         return super().get_config() | {name: getattr(self, name) for name in own}

@@ -42,8 +42,9 @@ class SmoothOut(Method):
             `keras_smoothout.find_radius` suggests one.
         distribution: `"uniform"` or `"normal"`. Defaults to `"uniform"`.
         scale: Unit of `radius`: `"absolute"` (of the weights), `"weight"` (of each weight's own
-            magnitude) or `"filter"` (norm of each filter's noise over the norm of the filter, which
-            lies along the last axis; each element of a 1-D weight is one). Defaults to
+            magnitude), `"filter"` (norm of each filter's noise over the norm of the filter, which
+            lies along the last axis; each element of a 1-D weight is one) or `"filter_std"` (of the
+            filter's norm, for each of its elements: with normal noise, LPF-SGD). Defaults to
             `"absolute"`.
         copies: Number of draws K that one gradient averages. Defaults to `1`.
         antithetic: Whether the copies come in pairs `+u, -u`. Defaults to `False`.
@@ -79,7 +80,10 @@ class SmoothOut(Method):
         True
 
     Reference: Wen et al., *SmoothOut: Smoothing Out Sharp Minima to Improve Generalization in Deep
-        Learning*, 2018, arXiv:1805.07898, Algorithm 1 (copies) and Section 4 (stochastic).
+        Learning*, 2018, arXiv:1805.07898, Algorithm 1 (copies) and Section 4 (stochastic). Bisla et
+        al., *Low-Pass Filtering SGD for Recovering Flat Optima in the Deep Learning Optimization
+        Landscape*, AISTATS 2022, arXiv:2201.08025 (`scale="filter_std"`; its schedule of the radius
+        was not checked).
     """
 
     def __init__(

@@ -6,8 +6,10 @@ import keras
 from keras import ops
 
 from keras_smoothout import backend
+from keras_smoothout.asks import asked
 from keras_smoothout.evaluation import remembered
-from keras_smoothout.method import asked, evaluation_weights
+from keras_smoothout.method import evaluation_weights
+from keras_smoothout.train_step.gradients import gradients
 
 
 def build(model, data):
@@ -19,20 +21,19 @@ def build(model, data):
         )
 
 
-def train(model, gradients, state, data):
+def train(model, state, data):
     """Return the logs of one batch and the state of `model` after it.
 
     Args:
         model: A compiled `keras.Model`.
-        gradients: Function from `(weights, state, data)` to gradients and the next state.
         state: Weights, non-trainable variables, the optimizer's variables and metrics.
         data: The batch.
     """
     weights, non_trainable, optimizer_variables, metrics = state
     optimizer = model.optimizer
     with keras.StatelessScope(zip(optimizer.variables, optimizer_variables, strict=True)):
-        grads, new_state = gradients(weights, [*non_trainable, *metrics], data)
-    with asked(optimizer):
+        grads, extras, new_state = gradients(model, weights, [*non_trainable, *metrics], data)
+    with asked(optimizer, extras):
         weights, optimizer_variables = optimizer.stateless_apply(
             optimizer_variables, grads, weights
         )

@@ -5,9 +5,11 @@ import contextlib
 import tensorflow as tf
 
 from keras_smoothout import backend, keras_internals
+from keras_smoothout.asks import asked
 from keras_smoothout.evaluation import at, state_variables
-from keras_smoothout.method import asked, evaluation_weights
+from keras_smoothout.method import evaluation_weights
 from keras_smoothout.moving_statistics import batch_norms, statistics
+from keras_smoothout.train_step.gradients import gradients
 
 
 def build(model, data):
@@ -17,21 +19,20 @@ def build(model, data):
             keras_internals.build_by(model, data)
 
 
-def train(model, gradients, data):
+def train(model, data):
     """Update `model` by one batch, and return its logs.
 
     Args:
         model: A compiled `keras.Model`.
-        gradients: Function from `(weights, state, data)` to gradients and the next state.
         data: What `train_step` receives.
     """
     variables, others = model.trainable_variables, state_variables(model)
     weights, state = ([backend.read(v) for v in vs] for vs in (variables, others))
-    grads, new_state = gradients(weights, state, data)
+    grads, extras, new_state = gradients(model, weights, state, data)
     for variable, old, new in zip(others, state, new_state, strict=True):
         if new is not old:
             variable.assign(new)
-    with asked(model.optimizer):
+    with asked(model.optimizer, extras):
         model.optimizer.apply(grads, variables)
     share_statistics(model)
     return model.get_metrics_result()

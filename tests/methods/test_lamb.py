@@ -72,3 +72,15 @@ def test_a_step_is_the_same_in_half_precision(cls, half):
         steps.append(keras.ops.convert_to_numpy(keras.ops.cast(w, "float32")) - [0.0625, 0.125])
     np.testing.assert_allclose(*steps, rtol=0.1)
     assert np.all(steps[0] != 0)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5, 3.0])
+def test_the_trust_ratio_is_clipped(clip):
+    # The first step is the sign of the gradient: here its norm is 2, and that of the weights 4.
+    variable = keras.Variable([[2.0, -2.0], [2.0, 2.0]], name="kernel")
+    optimizer = ks.LAMB(0.1, epsilon=0.0, clip=clip)
+    optimizer.build([variable])
+    optimizer.apply([keras.ops.convert_to_tensor([[3.0, -7.0], [0.5, 1.0]])])
+    ratio = min(4 / 2, clip or np.inf)
+    step = 0.1 * ratio * np.array([[1, -1], [1, 1]])
+    np.testing.assert_allclose(variable.numpy(), [[2, -2], [2, 2]] - step, rtol=1e-5)

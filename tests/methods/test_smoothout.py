@@ -12,6 +12,12 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from support import nets
+from support.problems import (
+    PRECISE,
+    RELATIVES,
+    assert_close,
+    relative_trajectory,
+)
 
 import keras_smoothout as ks
 from keras_smoothout import noise
@@ -500,6 +506,31 @@ def test_steps_with_given_noise(case, monkeypatch):
         model.train_on_batch(np.array(mlp["X"]), np.array(mlp["y"]))
     weights = np.concatenate([np.ravel(w) for w in model.get_weights()])
     np.testing.assert_allclose(weights, file["expected"][case]["weights"], rtol=0, atol=2e-6)
+
+
+@PRECISE
+def test_golden_lpf_sgd(monkeypatch):
+    # Two draws a step, given; an element's deviation is the norm of its filter, not that over the
+    # root of the filter's size.
+    g = RELATIVES["expected"]["lpf_filter_norm"]
+    table = np.array(g["noise"])[:, [0, 1, 2, 3, 0, 0, 0, 0]]  # (draws, steps, weights)
+    ends = np.cumsum([20, 5, 15, 3])
+
+    def given(shape, key, distribution):
+        _, iteration, _, _, copy, variable = key
+        numbers = table[..., ends[variable] - math.prod(shape) : ends[variable]]
+        numbers = ops.convert_to_tensor(numbers.reshape(*table.shape[:2], *shape), "float32")
+        return ops.take(ops.take(numbers, copy, axis=0), iteration, axis=0)
+
+    monkeypatch.setattr(noise, "keys", lambda parts, last: [(*parts, i) for i in last])
+    monkeypatch.setattr(noise, "draw", given)
+    plain_perturb = getattr(noise.perturb, "python_function", noise.perturb)
+    monkeypatch.setattr(noise, "perturb", plain_perturb)
+    inner = keras.optimizers.SGD(RELATIVES["inputs"]["lr"], RELATIVES["inputs"]["momentum"])
+    optimizer = ks.SmoothOut(inner, g["gamma"], "normal", "filter_std", copies=2, exclude=())
+    actual = relative_trajectory(optimizer)
+    expected = [g["step1"], g["step2"], g["step4"]]  # The file ends there.
+    assert_close(actual[:3], expected, 1e-6 if TENSORFLOW else 1e-5)
 
 
 def test_ada_smoothout_is_smoothout_of_scale_filter():

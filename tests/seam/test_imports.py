@@ -33,6 +33,7 @@ FLOORS = [
     "noise",
     "moving_statistics",
     "around",
+    "asks",
     "method",
     "train_step",
 ]

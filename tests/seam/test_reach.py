@@ -42,10 +42,14 @@ OWN = {
     "assign_sub",
     "build",
     "built",
+    "check_asked",
+    "extras",
     "from_config",
     "get_config",
+    "gradients",
     "name",
     "stateless_apply",
+    "statistics",
 }
 # Of all variables: the method's own and the inner optimizer's.
 WHOLE = {"load_own_variables", "save_own_variables", "set_weights", "variables"}
@@ -54,7 +58,7 @@ CALLS = {"exclude_from_weight_decay", "finalize_variable_values", "scale_loss", 
 # Read only, in Keras as well.
 READ = {"iterations"}
 # Functions and constants of one class, which are read through.
-OF_ONE_CLASS = {"lr_adjust", "transpose_last_axis", "zeropower_via_newtonschulz5"}
+OF_ONE_CLASS = {"lr_adjust", "posterior", "transpose_last_axis", "zeropower_via_newtonschulz5"}
 
 VALUES = {
     "clipnorm": 0.5,

@@ -23,7 +23,7 @@ def smoothout(**options):
 def all_nested():
     optimizer = sgd()
     for distribution in ("uniform", "normal"):
-        for scale in ("absolute", "weight", "filter"):
+        for scale in ("absolute", "weight", "filter", "filter_std"):
             optimizer = ks.SmoothOut(optimizer, ZERO, distribution, scale, statistics="perturbed")
     return ks.Lookahead(ks.ASAM(optimizer, 0.0), 2, 1.0)
 
@@ -47,6 +47,10 @@ CASES = {
     "SAM interval": (lambda: ks.SAM(sgd(), 0.0, interval=3), None),
     "ASAM": (lambda: ks.ASAM(sgd(), 0.0), None),
     "ASAM interval": (lambda: ks.ASAM(sgd(), 0.0, interval=3), None),
+    "GSAM": (lambda: ks.GSAM(sgd(), 0.0, 0.0), None),
+    "FriendlySAM": (lambda: ks.FriendlySAM(sgd(), 0.0), None),
+    "LookSAM": (lambda: ks.LookSAM(sgd(), 0.0, 0.0, interval=3), None),
+    "AWP": (lambda: ks.AWP(sgd(), 0.0), None),
     "Lookahead": (lambda: ks.Lookahead(sgd(), 2, 1.0), None),
     "NudgedSGD": (lambda: Directed(sgd(), 1.0, 2), None),
     "Lookahead of ASAM of every SmoothOut": (all_nested, None),

@@ -52,6 +52,15 @@ MORE = {  # Arguments with a limit of their own, or with other values that are r
     "warmup_epochs": FROM_0,
     "WarmUpBatches-seed": FROM_0,
     "WarmUpBatches-start": FROM_0,
+    "NoiseScaleBatches-seed": FROM_0,
+    "NoiseScaleBatches-most": (*(c for c in COUNTS if c is not None), 1),
+    "NoiseScaleBatches-batch_sizes": (8, "8", [8], {}, {1: 2}),
+    "GradientNoiseScale-decay": (*NUMBERS, 1.0),
+    "sample-draw": FROM_0,
+    "AWP-gamma": STRENGTHS,
+    "LookSAM-alpha": NUMBERS,
+    "lmbda": (*NUMBERS, 1.5),
+    "ess": (*NUMBERS, 0.5),
     "draws": FROM_2,
     "grid": FROM_2,
     "points": FROM_2,
@@ -88,6 +97,14 @@ def objective():
     return landscape.Objective(model, np.eye(2, dtype="float32"), np.arange(2))
 
 
+def gaussian():
+    """A model whose optimizer has a Gaussian around the weights."""
+    model = contract_net()
+    model.compile(ks.IVON(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
 def ends():
     """Two other points, and the first one's straight path."""
     return [np.zeros((2, 2))], [np.eye(2)]
@@ -118,6 +135,13 @@ CALLS = [
         lambda: (objective().model, np.eye(2, dtype="float32"), np.arange(2)),
     ),
     Call(ks.WarmUpBatches, {"batch_sizes": {0: 2}, "seed": 3, "start": 3}, lambda: (X, Y)),
+    Call(
+        ks.NoiseScaleBatches,
+        {"batch_size": 2, "updates": 3, "most": 9, "batch_sizes": {0: 2}, "seed": 3},
+        lambda: (X, Y),
+    ),
+    Call(ks.GradientNoiseScale, {"decay": 0.9}),
+    Call(ks.sample, {"draw": 3}, lambda: (gaussian(),)),
     Call(ks.DistanceFromInit, {"points_per_decade": 3}),
     Call(schedules.ConstantRadius, {"radius": 0.1}),
     Call(schedules.AnnealedRadius, {"radius": 0.1, "decay": 0.5}),

@@ -82,6 +82,9 @@ SEAM = {
         "a gradient in a branch",
         lambda inner, s=1.0: ks.SAM(inner, rho=fading(0.2 * s), interval=2),
     ),
+    "friendly": Seam(  # Without an effect of what is handed on, which the battery could not tell.
+        "extras for update", lambda inner, s=1.0: ks.FriendlySAM(inner, rho=0.1 * s, sigma=0.0)
+    ),
     "lookahead": Seam(
         "state in update",
         lambda inner, s=1.0: ks.Lookahead(inner, sync_period=2, slow_step_size=1 - 0.5 * s),

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 from keras_smoothout.around import chain
+from keras_smoothout.asks import Asks, asking
 from keras_smoothout.checks import check_count, check_number
 from keras_smoothout.landscape.comparison.path import Path
 from keras_smoothout.landscape.directions import arrays_of
-from keras_smoothout.method import Method
 from keras_smoothout.moving_statistics import batch_norms
 
 
@@ -98,8 +98,8 @@ def decay(progress):
 
 def innermost(optimizer):
     """The innermost optimizer; `keras_smoothout`'s around it may not ask for gradients here."""
-    for method in chain(optimizer):
-        if isinstance(method, Method) and type(method).gradients is not Method.gradients:
+    for method in asking(optimizer):
+        if type(method).gradients is not Asks.gradients:
             raise ValueError(
                 "`optimizer` is given the gradients of the bends, and cannot ask for others. "
                 f"Received: optimizer={type(method).__name__}"

@@ -1,0 +1,106 @@
+"""Friendly SAM: another implementation's trajectory, its limit, its one memory for all chunks."""
+
+import keras
+import numpy as np
+import pytest
+from support.nets import LOSS, assert_equal, images, sgd, standard_net, two_replicas, values
+from support.problems import (
+    PRECISE,
+    RELATIVES,
+    TENSORFLOW,
+    assert_close,
+    quadratic,
+    relative_expected,
+    relative_trajectory,
+    trajectory,
+)
+
+import keras_smoothout as ks
+
+LR, MOMENTUM = RELATIVES["inputs"]["lr"], RELATIVES["inputs"]["momentum"]
+G = RELATIVES["expected"]["friendly_sam"]
+
+
+@PRECISE
+def test_golden():
+    inner = keras.optimizers.SGD(LR, MOMENTUM)
+    actual = relative_trajectory(ks.FriendlySAM(inner, G["rho"], G["sigma"], G["lmbda"]))
+    assert_close(actual, relative_expected("friendly_sam"), 1e-7 if TENSORFLOW else 1e-5)
+    sam = relative_trajectory(ks.SAM(keras.optimizers.SGD(LR, MOMENTUM), G["rho"]))
+    assert abs(sam - relative_expected("friendly_sam")).max() > 1e-3
+
+
+def test_sigma_of_zero_is_sam():
+    models = [ks.wrap(standard_net()), ks.wrap(standard_net())]
+    x, y = images(8)
+    pair = (ks.FriendlySAM(sgd(), rho=0.1, sigma=0.0), ks.SAM(sgd(), rho=0.1))
+    for model, optimizer in zip(models, pair, strict=True):
+        model.compile(optimizer, LOSS, run_eagerly=TENSORFLOW)
+        for _ in range(2):
+            model.train_on_batch(x, y)
+    ours, sam = (values(m)[: len(m.variables)] for m in models)
+    if TENSORFLOW:
+        assert_equal(ours, sam)
+    else:
+        for a, b in zip(ours, sam, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@PRECISE
+def test_the_memory_is_of_clean_gradients_and_not_of_what_is_left_of_them():
+    # L = sum h w^2 / 2. One public implementation averages g - sigma * m in place of g.
+    h, w, rate, rho, lmbda = np.array([1.0, 3.0]), np.array([2.0, -1.0]), 0.1, 0.2, 0.5
+    mean, expected = None, []
+    for _ in range(3):
+        g = h * w
+        p = g if mean is None else g - mean
+        mean = g if mean is None else lmbda * mean + (1 - lmbda) * g
+        w = w - rate * h * (w + rho * p / np.linalg.norm(p))
+        expected.append(w)
+    model, batch = quadratic({"h": [1.0, 3.0], "w0": [2.0, -1.0]})
+    optimizer = ks.FriendlySAM(keras.optimizers.SGD(rate), rho, 1.0, lmbda)
+    assert_close(trajectory(model, optimizer, batch, 3), expected, 1e-6)
+    assert_close(optimizer.mean[0].numpy(), mean, 1e-6)
+
+
+def linear_net():
+    keras.utils.set_random_seed(0)
+    net = [keras.layers.Flatten(), keras.layers.Dense(6, "tanh"), keras.layers.Dense(10)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *net])
+
+
+def after_one_update(accumulate=None, ghost_batch_size=None, scale=None):
+    """The memory after an update of 8 examples: the mean gradient at the start, however split."""
+    x, y = images(8)
+    model = ks.wrap(linear_net())
+    inner = keras.optimizers.SGD(
+        0.1, gradient_accumulation_steps=accumulate, loss_scale_factor=scale
+    )
+    model.compile(ks.FriendlySAM(inner, rho=0.5), LOSS, ghost_batch_size=ghost_batch_size)
+    size = 8 // (accumulate or 1)
+    for start in range(0, 8, size):
+        model.train_on_batch(x[start : start + size], y[start : start + size])
+    return [keras.ops.convert_to_numpy(m) for m in model.optimizer.mean]
+
+
+@pytest.mark.parametrize(
+    "split", [{"ghost_batch_size": 3}, {"accumulate": 2}, {"accumulate": 2, "scale": 8.0}]
+)
+def test_one_memory_however_the_batch_is_split(split):
+    whole = after_one_update()
+    assert all(np.any(m) for m in whole)
+    for a, b in zip(after_one_update(**split), whole, strict=True):
+        assert_close(a, b, 1e-6)
+
+
+@pytest.mark.tensorflow
+def test_two_replicas_keep_one_memory():
+    x, y = images(8)
+    with two_replicas().scope():
+        many = ks.wrap(linear_net())
+        many.compile(ks.FriendlySAM(keras.optimizers.SGD(0.1), rho=0.5), LOSS)
+    many.fit(x, y, 8, verbose=0)
+    for ours, whole in zip(many.optimizer.mean, after_one_update(), strict=True):
+        first, second = two_replicas().experimental_local_results(ours.value)
+        assert_equal([first.numpy()], [second.numpy()])
+        assert_close(first.numpy(), whole, 1e-6)

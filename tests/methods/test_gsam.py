@@ -1,0 +1,61 @@
+"""GSAM: another implementation's trajectory, its limit, and what the projection leaves alone."""
+
+import keras
+import numpy as np
+from support.nets import LOSS, assert_equal, images, sgd, standard_net, values
+from support.problems import (
+    PRECISE,
+    RELATIVES,
+    TENSORFLOW,
+    assert_close,
+    quadratic,
+    relative_expected,
+    relative_trajectory,
+    trajectory,
+)
+
+import keras_smoothout as ks
+
+LR, MOMENTUM = RELATIVES["inputs"]["lr"], RELATIVES["inputs"]["momentum"]
+G = RELATIVES["expected"]["gsam"]
+
+
+@PRECISE
+def test_golden():
+    optimizer = ks.GSAM(keras.optimizers.SGD(LR, MOMENTUM), G["rho"], G["alpha"])
+    actual = relative_trajectory(optimizer)
+    assert_close(actual, relative_expected("gsam"), 1e-7 if TENSORFLOW else 1e-5)
+    sam = relative_trajectory(ks.SAM(keras.optimizers.SGD(LR, MOMENTUM), G["rho"]))
+    assert abs(sam - relative_expected("gsam")).max() > 1e-3
+
+
+def test_alpha_of_zero_is_sam():
+    models = [ks.wrap(standard_net()), ks.wrap(standard_net())]
+    x, y = images(8)
+    pair = (ks.GSAM(sgd(), rho=0.1, alpha=0.0), ks.SAM(sgd(), rho=0.1))
+    for model, optimizer in zip(models, pair, strict=True):
+        model.compile(optimizer, LOSS, run_eagerly=TENSORFLOW)
+        for _ in range(2):
+            model.train_on_batch(x, y)
+    if TENSORFLOW:
+        assert_equal(values(models[0]), values(models[1]))
+    else:
+        for a, b in zip(values(models[0]), values(models[1]), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@PRECISE
+def test_the_clean_gradient_is_ascended_across_the_other_one():
+    # L = sum h w^2 / 2: s = h (w + rho g / ||g||). The part that is taken off is across s, so the
+    # component along s is that of SAM, and the clean loss falls less than with SAM.
+    h, w = np.array([1.0, 3.0]), np.array([2.0, -1.0])
+    alpha, rho, rate = 0.5, 0.4, 0.1
+    g = h * w
+    s = h * (w + rho * g / np.linalg.norm(g))
+    across = g - (g @ s) / (s @ s) * s
+    model, batch = quadratic({"h": [1.0, 3.0], "w0": w})
+    optimizer = ks.GSAM(keras.optimizers.SGD(rate), rho, alpha)
+    moved = trajectory(model, optimizer, batch, 1)[0]
+    assert_close(moved, w - rate * (s - alpha * across), 1e-7)
+    assert abs(across @ s) < 1e-12
+    assert h @ moved**2 > h @ (w - rate * s) ** 2

@@ -1,0 +1,131 @@
+"""LookSAM: another implementation's trajectory, its limit, and one direction for all chunks."""
+
+import keras
+import numpy as np
+import pytest
+from support.contract import arrays, contract_net, examples
+from support.nets import LOSS, assert_equal, images, sgd, standard_net, two_replicas, values
+from support.problems import (
+    PRECISE,
+    RELATIVES,
+    TENSORFLOW,
+    assert_close,
+    relative_expected,
+    relative_trajectory,
+)
+
+import keras_smoothout as ks
+
+LR, MOMENTUM = RELATIVES["inputs"]["lr"], RELATIVES["inputs"]["momentum"]
+G = RELATIVES["expected"]["looksam"]
+
+
+@PRECISE
+def test_golden():
+    inner = keras.optimizers.SGD(LR, MOMENTUM)
+    actual = relative_trajectory(ks.LookSAM(inner, G["rho"], G["alpha"], G["k"]))
+    assert_close(actual, relative_expected("looksam"), 1e-7 if TENSORFLOW else 1e-5)
+    without = relative_trajectory(ks.LookSAM(keras.optimizers.SGD(LR, MOMENTUM), G["rho"], 0.0, 3))
+    assert abs(without - relative_expected("looksam")).max() > 1e-3
+
+
+def test_interval_of_one_is_sam():
+    models = [ks.wrap(standard_net()), ks.wrap(standard_net())]
+    x, y = images(8)
+    pair = (ks.LookSAM(sgd(), rho=0.1, interval=1), ks.SAM(sgd(), rho=0.1))
+    for model, optimizer in zip(models, pair, strict=True):
+        model.compile(optimizer, LOSS, run_eagerly=TENSORFLOW)
+        for _ in range(2):
+            model.train_on_batch(x, y)
+    ours, sam = (values(m)[: len(m.variables)] for m in models)
+    if TENSORFLOW:
+        assert_equal(ours, sam)
+    else:
+        for a, b in zip(ours, sam, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def linear_net():
+    keras.utils.set_random_seed(0)
+    net = [keras.layers.Flatten(), keras.layers.Dense(6, "tanh"), keras.layers.Dense(10)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *net])
+
+
+def trained(updates, accumulate=None, scale=None, ghost_batch_size=None):
+    """Weights and direction after some updates of 8 examples with interval 2, however split."""
+    x, y = images(8)
+    model = ks.wrap(linear_net())
+    inner = keras.optimizers.SGD(
+        0.1, 0.9, gradient_accumulation_steps=accumulate, loss_scale_factor=scale
+    )
+    model.compile(ks.LookSAM(inner, 0.5, interval=2), LOSS, ghost_batch_size=ghost_batch_size)
+    size = ghost_batch_size or 8 // (accumulate or 1)
+    for _ in range(updates):
+        for start in range(0, 8, 8 if ghost_batch_size else size):
+            rows = slice(start, start + (8 if ghost_batch_size else size))
+            model.train_on_batch(x[rows], y[rows])
+    return arrays(model.trainable_variables), arrays(model.optimizer.across)
+
+
+@pytest.mark.parametrize("scale", [None, 8.0])
+def test_accumulated_calls_and_ghost_batches_are_one_update_of_their_mean(scale):
+    # Halves climb apart in both, so the two must be equal; a chunk's own direction would differ.
+    halves, ghosts = trained(4, 2, scale), trained(4, ghost_batch_size=4)
+    for a, b in zip(halves, ghosts, strict=True):
+        for one, other in zip(a, b, strict=True):
+            assert_close(one, other, 2e-6)
+    length = np.sqrt(sum(np.sum(u.astype("float64") ** 2) for u in ghosts[1]))
+    assert length == pytest.approx(1, rel=1e-5)
+    assert any(np.any(abs(a - b) > 1e-4) for a, b in zip(ghosts[0], trained(4)[0], strict=True))
+
+
+@pytest.mark.tensorflow
+def test_two_replicas_are_two_ghost_batches():
+    x, y = images(8)
+    with two_replicas().scope():
+        many = ks.wrap(linear_net())
+        many.compile(ks.LookSAM(keras.optimizers.SGD(0.1, 0.9), 0.5, interval=2), LOSS)
+    many.fit(x, y, 8, epochs=4, shuffle=False, verbose=0)
+    weights, across = trained(4, ghost_batch_size=4)
+    pairs = zip(
+        [*many.trainable_variables, *many.optimizer.across], [*weights, *across], strict=True
+    )
+    for ours, theirs in pairs:
+        first, second = two_replicas().experimental_local_results(ours.value)
+        assert_equal([first.numpy()], [second.numpy()])
+        assert_close(first.numpy(), theirs, 2e-6)
+
+
+def test_saved_in_the_middle_of_an_interval_it_goes_on(tmp_path):
+    x, y = examples(8)
+
+    def step(model, count):
+        for _ in range(count):
+            model.train_on_batch(x, y)
+
+    model = contract_net(dropout=0.0)
+    model.compile(ks.LookSAM(sgd(), 0.5, interval=3), LOSS)
+    step(model, 2)
+    model.save(tmp_path / "model.keras")
+    step(model, 3)
+    resumed = keras.saving.load_model(tmp_path / "model.keras")
+    step(resumed, 3)
+    assert_equal(values(resumed), values(model))
+    assert any(np.any(u) for u in arrays(model.optimizer.across))
+
+
+@pytest.mark.tensorflow  # JAX traces both branches.
+def test_the_second_gradient_is_taken_in_every_third_update_only():
+    counted = []
+
+    class Counting(ks.SmoothOut):
+        def gradients(self, evaluate, weights, step):
+            counted.append(1)
+            return evaluate(weights)
+
+    model = ks.wrap(linear_net())
+    model.compile(ks.LookSAM(Counting(sgd(), 0.0), interval=3), LOSS, run_eagerly=True)
+    x, y = images(8)
+    for _ in range(6):
+        model.train_on_batch(x, y)
+    assert len(counted) == 6 + 2
