@@ -25,6 +25,7 @@ FLOORS = [
     "keras_internals",
     "backend",
     "checks",
+    "cycles",
     "schedules",
     "weights",
     "evaluation",
