@@ -1,16 +1,18 @@
 """keras_smoothout: train with large batches and keep the accuracy."""
 
 from keras_smoothout import backend as backend
-from keras_smoothout import methods, scaling, schedules
+from keras_smoothout import callbacks, methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
 from keras_smoothout.batches import WarmUpBatches
 from keras_smoothout.callbacks import DistanceFromInit
+from keras_smoothout.ensemble import Ensemble
 from keras_smoothout.evaluation import Evaluation, Step
 from keras_smoothout.find_radius import find_radius
 from keras_smoothout.method import Method
 from keras_smoothout.methods import *
 from keras_smoothout.model import Model, TrainStep
 from keras_smoothout.recalibrate import recalibrate
+from keras_smoothout.soup import greedy_soup
 from keras_smoothout.weights_of import weights_of
 from keras_smoothout.wrap import wrap
 
@@ -19,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     *methods.__all__,
     "DistanceFromInit",
+    "Ensemble",
     "Evaluation",
     "GhostBatchNormalization",
     "Method",
@@ -26,8 +29,10 @@ __all__ = [
     "Step",
     "TrainStep",
     "WarmUpBatches",
+    "callbacks",
     "convert",
     "find_radius",
+    "greedy_soup",
     "recalibrate",
     "scaling",
     "schedules",

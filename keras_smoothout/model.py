@@ -109,7 +109,7 @@ class TrainStep(train_step.Repairs):
         return train_step.predict(self, super().predict_step, *given)
 
     def evaluate(self, *args, **kwargs):
-        with train_step.at_evaluation_weights(self):
+        with train_step.at_evaluation_weights(self), train_step.undone(self):
             return super().evaluate(*args, **kwargs)
 
     def predict(self, *args, **kwargs):

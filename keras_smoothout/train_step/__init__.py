@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_smoothout.train_step.repairs import undone
+
 if keras.backend.backend() == "tensorflow":
     from keras_smoothout.train_step import tensorflow as _step
     from keras_smoothout.train_step.repairs import TensorFlowRepairs as Repairs
@@ -9,7 +11,7 @@ else:
     from keras_smoothout.train_step import jax as _step
     from keras_smoothout.train_step.repairs import JaxRepairs as Repairs
 
-__all__ = ["Repairs", "at_evaluation_weights", "build", "predict", "test", "train"]
+__all__ = ["Repairs", "at_evaluation_weights", "build", "predict", "test", "train", "undone"]
 
 at_evaluation_weights = _step.at_evaluation_weights
 build = _step.build
