@@ -5,6 +5,7 @@ from keras_smoothout import callbacks, methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
 from keras_smoothout.batches import Epochs, NoiseScaleBatches, WarmUpBatches
 from keras_smoothout.callbacks import DistanceFromInit, GradientNoiseScale
+from keras_smoothout.ensemble import Ensemble
 from keras_smoothout.evaluation import Evaluation, Step
 from keras_smoothout.find_radius import find_radius, find_rho
 from keras_smoothout.method import Method
@@ -12,6 +13,7 @@ from keras_smoothout.methods import *
 from keras_smoothout.model import Model, TrainStep
 from keras_smoothout.recalibrate import recalibrate
 from keras_smoothout.sample import sample
+from keras_smoothout.soup import greedy_soup
 from keras_smoothout.weights_of import weights_of
 from keras_smoothout.wrap import wrap
 
@@ -21,6 +23,7 @@ __all__ = [
     *methods.__all__,
     "DistanceFromInit",
     "Epochs",
+    "Ensemble",
     "Evaluation",
     "GradientNoiseScale",
     "GhostBatchNormalization",
@@ -34,6 +37,7 @@ __all__ = [
     "convert",
     "find_radius",
     "find_rho",
+    "greedy_soup",
     "recalibrate",
     "sample",
     "scaling",

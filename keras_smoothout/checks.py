@@ -74,6 +74,15 @@ def check_model(model):
         raise ValueError("`model` must have trainable weights. Received: none")
 
 
+def check_fits(name, arrays, variables):
+    """Raise unless `arrays` is a list of arrays of the shapes of `variables`."""
+    listed = isinstance(arrays, (list, tuple))
+    given = [tuple(np.shape(a)) for a in arrays] if listed else type(arrays)
+    shapes = [tuple(v.shape) for v in variables]
+    if given != shapes:
+        raise ValueError(f"`{name}` must hold arrays of shapes {shapes}. Received: {name}={given}")
+
+
 def check_loss(model):
     """Raise if `model`, which was just called, has no loss: on JAX, Keras would take 0."""
     own = type(model).compute_loss is not keras.Model.compute_loss
@@ -143,4 +152,14 @@ def check_ends(name, data):
         raise ValueError(
             f"`{name}` must end: take a part of it, as in `list(itertools.islice({name}, 100))`. "
             f"Received: endless batches, {name}={data!r}"
+        )
+
+
+def check_repeats(name, data):
+    """Raise if `data` can be gone through only once, or never ends; `None` is none."""
+    check_ends(name, data)
+    if hasattr(data, "__next__"):
+        raise ValueError(
+            f"`{name}` must be an array, or batches that can be gone through again: pass "
+            f"`list({name})`. {received(name, data)}"
         )

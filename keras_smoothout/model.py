@@ -105,7 +105,7 @@ class TrainStep(train_step.Repairs, Saving):
 
     def evaluate(self, *args, **kwargs):
         check_call("evaluate", self, *args, **kwargs)
-        with train_step.at_evaluation_weights(self):
+        with train_step.at_evaluation_weights(self), train_step.undone(self):
             return super().evaluate(*args, **kwargs)
 
     def predict(self, *args, **kwargs):

@@ -134,7 +134,8 @@ def merged(part, other):
     """Mean, variance and count of two sets of numbers together, from those of each."""
     (mean, variance, count), (other_mean, other_variance, other_count) = part, other
     total = count + other_count
-    share, shift = other_count / ops.maximum(total, 1.0), other_mean - mean
+    share = ops.cast(other_count / ops.maximum(total, 1.0), mean.dtype)
+    shift = other_mean - mean
     spread = other_variance - variance + (1.0 - share) * ops.square(shift)
     return mean + share * shift, variance + share * spread, total
 

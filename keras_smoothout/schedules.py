@@ -1,6 +1,7 @@
 """Schedules over the iterations, for a method's strength or the warm-up of a learning rate.
 
 SmoothOut's `radius` and SAM's `rho` take any Keras learning-rate schedule; so they take these.
+Those for averages and ensembles come from `cycles`.
 """
 
 import keras
@@ -8,6 +9,10 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_smoothout.checks import check_count, check_number
+from keras_smoothout.cycles import Cyclic as Cyclic
+from keras_smoothout.cycles import Join as Join
+from keras_smoothout.cycles import SWALearningRate as SWALearningRate
+from keras_smoothout.cycles import Triangular as Triangular
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")

@@ -5,13 +5,14 @@ import contextlib
 from keras import ops
 
 from keras_smoothout import backend
+from keras_smoothout.checks import check_fits
 from keras_smoothout.method import evaluation_weights
 from keras_smoothout.moving_statistics import batch_norms, statistics
 from keras_smoothout.recalibrate import recalibrate
 
 
 @contextlib.contextmanager
-def weights_of(model, data=None, batch_size=500):
+def weights_of(model, data=None, batch_size=500, weights=None):
     """Let `model` hold the weights that its optimizer wants evaluated, inside a `with` block.
 
     Averages and slow weights are kept in addition to the weights in training. `evaluate`, `predict`
@@ -24,12 +25,15 @@ def weights_of(model, data=None, batch_size=500):
             `keras_smoothout.recalibrate`; the model's own describe the weights in training.
             Defaults to `None`: the statistics stay.
         batch_size: Number of examples in a batch, if `data` is arrays. Defaults to `500`.
+        weights: Other weights to hold, such as a mean of snapshots: a list of arrays, one for each
+            trainable variable. Defaults to `None`, those that the optimizer wants evaluated.
 
     Yields:
         `model`.
 
     Raises:
-        ValueError: As `recalibrate`, if `data` is not `None`.
+        ValueError: As `recalibrate`, if `data` is not `None`; if `weights` do not fit the model,
+            or `evaluate` would look at the optimizer's instead.
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
@@ -43,12 +47,20 @@ def weights_of(model, data=None, batch_size=500):
         >>> float(model.get_weights()[0][0, 0])
         1.0
     """
-    weights = evaluation_weights(getattr(model, "optimizer", None))
+    wanted = evaluation_weights(getattr(model, "optimizer", None))
+    if weights is not None:
+        check_fits("weights", weights, model.trainable_variables)
+        if wanted is not None:
+            raise ValueError(
+                "`weights` would not be evaluated: `evaluate` and `predict` look at the average "
+                f"of the optimizer, {model.optimizer.name}. Received: weights={type(weights)}"
+            )
+    wanted = weights if weights is not None else wanted
     variables = [*model.trainable_variables, *statistics(batch_norms(model))]
     restore = backend.snapshot(variables)
     try:
-        if weights is not None:
-            for variable, weight in zip(model.trainable_variables, weights, strict=True):
+        if wanted is not None:
+            for variable, weight in zip(model.trainable_variables, wanted, strict=True):
                 variable.assign(ops.copy(weight))
         if data is not None:
             recalibrate(model, data, batch_size)

@@ -66,6 +66,7 @@ def generated():
             shown = ",".join(default) if isinstance(default, tuple) else str(default)
             defaults.setdefault(shown, []).append(method)
         told = "; ".join(f"{value} for {', '.join(of)}" for value, of in defaults.items())
+        told = "three quarters of the training" if "swa" in rows and argument == "start" else told
         texts = (described(cls, argument) for cls, _ in rows.values())
         text = next((text for text in texts if text), "")
         yield argument, next(iter(rows.values()))[1], f"{text} Defaults: {told}."
@@ -90,5 +91,8 @@ def optimizer(options, method, seed, course):
     inner = ()
     for depth, (cls, names) in enumerate(reversed(nested(method))):
         values["seed"] = seed + depth  # Nested noise is independent.
-        inner = (cls(*inner, **{n: values[n] for n in names if values[n] is not None}),)
+        given = {n: values[n] for n in names if values[n] is not None}
+        if cls is methods.SWA:
+            given.setdefault("start", course.step_at(course.epochs * 3 // 4))
+        inner = (cls(*inner, **given),)
     return inner[0]

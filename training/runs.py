@@ -1,5 +1,6 @@
 """One run: a model, trained by one method from one seed, for all epochs or those left."""
 
+import contextlib
 import functools
 import json
 import os
@@ -125,21 +126,22 @@ def train(options, method, seed, source, course, workdir, devices):
             callbacks=callbacks,
         )
     signals.check()
-    if options.recalibrate:
-        ks.recalibrate(model, training)
-    summary = {"method": method, "seed": seed, "epochs": course.epochs}
-    for split, examples in (("train", training), ("test", test)):
-        signals.check()
-        numbers = model.evaluate(examples, verbose=0, return_dict=True)
-        summary |= {f"{split}_{metric}": value for metric, value in numbers.items()}
-    # Without the first epoch, in which the step is compiled.
-    seconds = statistics.median_low(row["seconds"] for row in history[1:] or history)
-    last = course.stages[-1]
-    shown = min(last.steps * last.batch_size, source.train.examples)
-    summary |= {"seconds_per_epoch": seconds, "images_per_second": shown / seconds}
-    if devices.first:
-        with workdirs.whole(workdir / "model.keras") as path:
-            model.save(path)
-        with workdirs.whole(workdir / "summary.json") as path:
-            path.write_text(json.dumps(summary, indent=2) + "\n")
+    with contextlib.ExitStack() as stack:
+        if options.recalibrate:  # At the weights that are evaluated, such as an average.
+            stack.enter_context(ks.weights_of(model, training))
+        summary = {"method": method, "seed": seed, "epochs": course.epochs}
+        for split, examples in (("train", training), ("test", test)):
+            signals.check()
+            numbers = model.evaluate(examples, verbose=0, return_dict=True)
+            summary |= {f"{split}_{metric}": value for metric, value in numbers.items()}
+        # Without the first epoch, in which the step is compiled.
+        seconds = statistics.median_low(row["seconds"] for row in history[1:] or history)
+        last = course.stages[-1]
+        shown = min(last.steps * last.batch_size, source.train.examples)
+        summary |= {"seconds_per_epoch": seconds, "images_per_second": shown / seconds}
+        if devices.first:
+            with workdirs.whole(workdir / "model.keras") as path:
+                model.save(path)
+            with workdirs.whole(workdir / "summary.json") as path:
+                path.write_text(json.dumps(summary, indent=2) + "\n")
     return history, summary

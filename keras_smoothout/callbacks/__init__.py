@@ -1,8 +1,19 @@
 """Callbacks for `fit`."""
 
+from keras_smoothout.callbacks.averages import Averages
 from keras_smoothout.callbacks.checkpoint import Checkpoint
 from keras_smoothout.callbacks.distance import DistanceFromInit
 from keras_smoothout.callbacks.interruption import Interruption
+from keras_smoothout.callbacks.lawa import LAWA
 from keras_smoothout.callbacks.noise_scale import GradientNoiseScale
+from keras_smoothout.callbacks.snapshots import Snapshots
 
-__all__ = ["Checkpoint", "DistanceFromInit", "GradientNoiseScale", "Interruption"]
+__all__ = [
+    "Averages",
+    "Checkpoint",
+    "DistanceFromInit",
+    "GradientNoiseScale",
+    "Interruption",
+    "LAWA",
+    "Snapshots",
+]

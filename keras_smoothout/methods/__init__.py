@@ -20,7 +20,9 @@ from keras_smoothout.methods.msam import MSAM
 from keras_smoothout.methods.nudged_sgd import NudgedSGD
 from keras_smoothout.methods.partially_adaptive import PartiallyAdaptive
 from keras_smoothout.methods.sam import SAM
+from keras_smoothout.methods.schedule_free import ScheduleFree
 from keras_smoothout.methods.smoothout import SmoothOut
+from keras_smoothout.methods.swa import SWA
 
 WAYS = (
     "one gradient elsewhere",
@@ -60,6 +62,8 @@ METHODS = {
     "looksam": Row(LookSAM, {"rho": 0.0, "interval": 1}, "extras for update"),
     "awp": Row(AWP, {"gamma": 0.0}, "two gradients"),
     "lookahead": Row(Lookahead, {"slow_step_size": 1.0}, "state in update"),
+    "swa": Row(SWA, {"ema_decay": 0.0}, "state in update"),
+    "schedulefree": Row(ScheduleFree, {"memory": 0.0}, "own update"),
     "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
 }
 

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_smoothout.train_step.repairs import undone
+
 if keras.backend.backend() == "tensorflow":
     from keras_smoothout.train_step import tensorflow as _step
     from keras_smoothout.train_step.repairs import TensorFlowRepairs as Repairs
@@ -14,9 +16,10 @@ __all__ = [
     "at_evaluation_weights",
     "build",
     "predict",
-    "share_statistics",
+    "plain",
     "test",
     "train",
+    "undone",
 ]
 
 at_evaluation_weights = _step.at_evaluation_weights

@@ -99,6 +99,20 @@ class JaxRepairs(keras_internals.JaxState):
 
 
 @contextlib.contextmanager
+def undone(model):
+    """Undo at the end of the block, also after an error, what callbacks do for one evaluation.
+
+    Keras calls no callback after an error. `model.until_evaluated` is an `ExitStack` for them.
+    """
+    with contextlib.ExitStack() as stack:
+        vars(model)["until_evaluated"] = stack  # Not tracked: it is no part of the model.
+        try:
+            yield
+        finally:
+            del vars(model)["until_evaluated"]
+
+
+@contextlib.contextmanager
 def interrupts_noted():
     """Note the first Ctrl-C inside the block in the list that it yields; a second one raises.
 

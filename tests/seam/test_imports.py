@@ -27,6 +27,7 @@ FLOORS = [
     "saving",
     "checks",
     "labels",
+    "cycles",
     "schedules",
     "weights",
     "evaluation",

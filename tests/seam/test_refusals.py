@@ -61,6 +61,16 @@ MORE = {  # Arguments with a limit of their own, or with other values that are r
     "LookSAM-alpha": NUMBERS,
     "lmbda": (*NUMBERS, 1.5),
     "ess": (*NUMBERS, 0.5),
+    "SWA-start": FROM_0,
+    "Snapshots-start": FROM_0,
+    "LAWA-start": FROM_0,
+    "ema_decay": (*NUMBERS, 1.1),
+    "interpolation": (*NUMBERS, 1.1),
+    "memory": (*NUMBERS, 1.1),
+    "data": (iter([1.0]),),
+    "first": STRENGTHS,
+    "second": STRENGTHS,
+    "directory": (3, b"folder", True),
     "draws": FROM_2,
     "grid": FROM_2,
     "points": FROM_2,
@@ -143,6 +153,19 @@ CALLS = [
     Call(ks.GradientNoiseScale, {"decay": 0.9}),
     Call(ks.sample, {"draw": 3}, lambda: (gaussian(),)),
     Call(ks.DistanceFromInit, {"points_per_decade": 3}),
+    Call(ks.callbacks.Averages, {"data": X, "batch_size": 8}),
+    Call(ks.callbacks.Snapshots, {"start": 3, "period": 2, "keep": 2, "directory": "folder"}),
+    Call(ks.callbacks.LAWA, {"window": 2, "start": 3, "data": X, "batch_size": 8}),
+    Call(ks.Ensemble, {"activation": "softmax"}, lambda: ([contract_net()],)),
+    Call(
+        ks.greedy_soup,
+        {"data": np.eye(6), "batch_size": 8},
+        lambda: (model := contract_net(), [model.get_weights()], lambda model: 0.0),
+    ),
+    Call(schedules.SWALearningRate, {"learning_rate": 0.1, "swa_learning_rate": 0.1, "start": 9}),
+    Call(schedules.Cyclic, {"low": 0.1, "high": 0.1, "period": 9}),
+    Call(schedules.Triangular, {"low": 0.1, "high": 0.1, "period": 9}),
+    Call(schedules.Join, {"first": 0.1, "second": 0.1, "steps": 9}),
     Call(schedules.ConstantRadius, {"radius": 0.1}),
     Call(schedules.AnnealedRadius, {"radius": 0.1, "decay": 0.5}),
     Call(schedules.TanhRadius, {"radius": 0.1, "total_steps": 9, "steepness": 1.0}),
@@ -293,9 +316,11 @@ def test_every_argument_that_is_checked_has_a_row():
                 rows |= {(file, name) for name in call.valid}
     assert len(found) > 80
     # Labels are in test_errors, test_landscape_objective and test_landscape_command; endless data
-    # in test_errors and test_recalibrate.
+    # in test_errors and test_recalibrate; weights that do not fit in test_averages, test_ensemble.
     elsewhere = {(file, "y") for file in ("checks.py", "data.py", "__main__.py")}
-    assert found - rows == elsewhere | {("recalibrate.py", "data"), ("data.py", "x")}
+    elsewhere |= {("recalibrate.py", "data"), ("data.py", "x"), ("weights_of.py", "weights")}
+    elsewhere |= {("ensemble.py", "members"), ("ensemble.py", "arrays"), ("soup.py", "snapshots")}
+    assert found - rows == elsewhere
 
 
 def test_a_numpy_number_is_told_its_cure():

@@ -90,6 +90,16 @@ SEAM = {
         lambda inner, s=1.0: ks.Lookahead(inner, sync_period=2, slow_step_size=1 - 0.5 * s),
     ),
     "nudged": Seam("own update", lambda inner, s=1.0: Directed(inner, 1.0 + 2.0 * s, 2)),
+    "schedulefree": Seam(
+        "own update",
+        lambda inner, s=1.0: ks.ScheduleFree(inner, interpolation=0.5, memory=s),
+    ),
+    "swa_lookahead": Seam(
+        "nested",
+        lambda inner, s=1.0: ks.SWA(
+            ks.Lookahead(inner, sync_period=2, slow_step_size=1 - 0.5 * s), start=2, ema_decay=s
+        ),
+    ),
     "lookahead_smoothout": Seam(
         "nested",
         lambda inner, s=1.0: ks.Lookahead(

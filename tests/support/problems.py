@@ -128,3 +128,16 @@ def relative_expected(name):
     """What `relative_trajectory` must be."""
     expected = RELATIVES["expected"][name]
     return np.array([expected[key] for key in ("step1", "step2", "step4", "last")])
+
+
+def in_pairs(model, optimizer, batch, steps, seen=lambda: None, **compiled):
+    """Weights and what `seen` returns after each step: two examples a step, in order, cyclic."""
+    x, y = batch
+    model.compile(optimizer, crossentropy(), **{"run_eagerly": TENSORFLOW} | compiled)
+    weights, found = [], []
+    for step in range(steps):
+        rows = slice(2 * (step % 4), 2 * (step % 4) + 2)
+        model.train_on_batch(x[rows], y[rows])
+        weights.append(flat(model.trainable_variables))
+        found.append(seen())
+    return np.array(weights), found
