@@ -166,7 +166,7 @@ class Checkpoint(keras.callbacks.Callback):
         validation = fit.get("validation_data") is not None or fit.get("validation_split")
         self._validates, self._seldom = bool(validation), fit.get("validation_freq", 1) != 1
         self._steps, self._time, self._value = 0, time.monotonic(), np.nan
-        self.position, self._random = Position(first), random_state.get()
+        self.position, self._saved, self._random = Position(first), None, random_state.get()
         if self._resumed:
             self.position = self._saved = self._resumed.position
             self._check_first(first, self.position)

@@ -169,6 +169,10 @@ def test_a_finished_training_is_left_and_goes_on_with_more_epochs(tmp_path, caps
     assert_equal(values(model), before)
     assert model.fit(X, Y, BATCH, 3, verbose=0, callbacks=[checkpoint]).epoch == [2]
     assert model.fit(X, Y, BATCH, 1, verbose=0).epoch == [0]  # Nothing of it stays in the model.
+    for path in checkpoints(tmp_path):
+        path.unlink()
+    model.fit(X, Y, BATCH, 3, verbose=0, callbacks=[checkpoint])
+    assert [position_of(path).epoch for path in checkpoints(tmp_path)] == [2, 3]
 
 
 def test_restoring_before_fit_leaves_the_data_to_the_user(tmp_path):
