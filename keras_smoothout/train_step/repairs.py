@@ -16,8 +16,33 @@ class TensorFlowRepairs(keras_internals.LocalBatch):
     """Let `fit` learn the shapes of a batch and read metrics with `MultiWorkerMirroredStrategy`.
 
     Keras averages a batch over workers, and scalar metrics along their first axis, which fails
-    (keras-team/keras#20585).
+    (keras-team/keras#20585). After an error in a first step, TensorFlow keeps what it has of the
+    function, and returns nothing from then on; here it is traced again.
     """
+
+    def fit(self, *args, **kwargs):
+        with self._traced_again():
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        with self._traced_again():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        with self._traced_again():
+            return super().predict(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        with self._traced_again():
+            return super().train_on_batch(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _traced_again(self):
+        try:
+            yield
+        except Exception:
+            self.train_function = self.test_function = self.predict_function = None
+            raise
 
     def get_metrics_result(self):
         import tensorflow as tf

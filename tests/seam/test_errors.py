@@ -448,3 +448,38 @@ def test_ghost_batches_of_one_are_for_what_has_a_variance(model, x):
     model = model()
     fitting(x, ghost_batch_size=1)(model)
     assert all(np.all(np.isfinite(w)) for w in model.get_weights())
+
+
+class Failing(Called):
+    """Its loss fails in one call: where the model is built, traced or trained."""
+
+    fails = -1
+
+    def compute_loss(self, *args, **kwargs):
+        self.fails -= 1
+        if self.fails == 0:
+            raise FloatingPointError("once")
+        return super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["fit", "train_on_batch"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_an_error_in_the_first_step_leaves_a_model_that_trains(name, call):
+    models = Failing(), Failing()
+    for model in models:
+        keras.utils.set_random_seed(0)
+        model(X)
+        model.compile(ks.Lookahead(SGD(0.1, momentum=0.9)), LOSS)
+    failing, other = models
+    failing.set_weights(other.get_weights())
+    failing.fails = call
+    try:
+        GIVEN[name](failing, Y)
+    except FloatingPointError:
+        pass
+    else:
+        pytest.skip("There is no such call.")
+    for model in models:
+        losses = [np.ravel(model.train_on_batch(X, Y))[0], model.evaluate(X, Y, verbose=0)]
+        assert np.all(np.isfinite(losses))
+    assert_equal(failing.get_weights(), other.get_weights())
