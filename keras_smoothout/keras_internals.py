@@ -105,6 +105,16 @@ def layers(model):
     return model._flatten_layers(include_self=False)
 
 
+def nodes(model):
+    """The calls of operations that make a functional `model`, each after those it depends on.
+
+    Why: permutations and scales of units follow from which layer feeds which.
+    Seen: 3.15.1. Until: Keras walks the graph of a model under a public name.
+    """
+    by_depth = model._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
 def loss_tracker(model):
     """The metric that averages the loss of `model`.
 

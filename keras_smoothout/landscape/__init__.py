@@ -8,7 +8,17 @@ except ModuleNotFoundError as error:
         f'`pip install "keras-smoothout[landscape]"`. Received: {error}'
     ) from error
 
+from keras_smoothout.landscape.comparison.barriers import barriers, ways
 from keras_smoothout.landscape.comparison.connectivity import connect
+from keras_smoothout.landscape.comparison.geodesic import Geodesic, geodesic
+from keras_smoothout.landscape.comparison.matching import (
+    Matching,
+    Units,
+    hidden_units,
+    match,
+    permute,
+)
+from keras_smoothout.landscape.comparison.normal_form import NormalForm, normal_form
 from keras_smoothout.landscape.comparison.path import Path, profile, straight, summary
 from keras_smoothout.landscape.comparison.similarity import cka, linear_cka
 from keras_smoothout.landscape.comparison.taxonomy import taxonomy
@@ -45,14 +55,19 @@ __all__ = [
     "Density",
     "Eigenpairs",
     "Estimate",
+    "Geodesic",
     "Line",
+    "Matching",
     "Measured",
+    "NormalForm",
     "Objective",
     "Path",
     "Plane",
     "Profile",
     "TrackSharpestDirections",
     "TrackSharpness",
+    "Units",
+    "barriers",
     "cka",
     "connect",
     "density",
@@ -61,8 +76,10 @@ __all__ = [
     "filter_normalised",
     "fisher_trace",
     "gauss_newton",
+    "geodesic",
     "gradient_noise_scale",
     "hessian",
+    "hidden_units",
     "hutch_plus_plus",
     "hutchinson",
     "interpolate",
@@ -74,9 +91,12 @@ __all__ = [
     "load",
     "local_energy",
     "local_entropy",
+    "match",
     "measures",
+    "normal_form",
     "pac_bayes_bound",
     "pac_bayes_sigma",
+    "permute",
     "plane",
     "plane_through",
     "profile",
@@ -87,4 +107,5 @@ __all__ = [
     "summary",
     "table",
     "taxonomy",
+    "ways",
 ]

@@ -11,18 +11,45 @@ EPSILON = 1e-10
 def arrays_of(objective, other):
     """Weights of `other`, a model or a list of arrays, checked against those of `objective`.
 
+    A list has an array for each trainable weight, or for each weight as `get_weights` returns it.
+
     Raises:
         ValueError: If they are not shaped like the weights of the objective's model.
     """
     values = other.trainable_variables if isinstance(other, keras.Model) else other
     arrays = [keras.ops.convert_to_numpy(v) for v in values]
     shapes, expected = [a.shape for a in arrays], [w.shape for w in objective.weights]
+    if shapes != expected and shapes == [tuple(v.shape) for v in objective.model.weights]:
+        arrays = trainable(objective.model, arrays)
+        shapes = expected
     if shapes != expected:
         raise ValueError(
             "Both must have the same trainable weights, in the same order; build the second model "
             f"by the same code as the objective's. Received: shapes {shapes} instead of {expected}"
         )
     return arrays
+
+
+def whole(model, other):
+    """All weights of `other`, a model or a list of arrays as of `get_weights`: arrays.
+
+    Raises:
+        ValueError: If they are not shaped like all weights of `model`.
+    """
+    arrays = other.get_weights() if isinstance(other, keras.Model) else list(map(np.asarray, other))
+    shapes, expected = [a.shape for a in arrays], [tuple(v.shape) for v in model.weights]
+    if shapes != expected:
+        raise ValueError(
+            "Both must have the same weights, in the same order, as `get_weights` returns them. "
+            f"Received: shapes {shapes} instead of {expected}"
+        )
+    return arrays
+
+
+def trainable(model, arrays):
+    """The trainable ones of `arrays` as of `get_weights`, in the order of the model's variables."""
+    places = {id(v): i for i, v in enumerate(model.weights)}
+    return [arrays[places[id(v)]] for v in model.trainable_variables]
 
 
 def place_of(objective, other):

@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 
 from keras_smoothout.landscape.comparison.connectivity import connect
+from keras_smoothout.landscape.comparison.matching import match
 from keras_smoothout.landscape.comparison.path import profile, straight, summary
 from keras_smoothout.landscape.comparison.similarity import cka
 from keras_smoothout.landscape.curvature.hessian import hessian
 from keras_smoothout.landscape.curvature.spectrum import eigenpairs
 from keras_smoothout.landscape.curvature.trace import hutchinson
-from keras_smoothout.landscape.directions import distance, place_of
+from keras_smoothout.landscape.directions import distance, place_of, trainable
 from keras_smoothout.landscape.objective import Objective
 
 SHARPNESS = {
@@ -19,7 +20,7 @@ SHARPNESS = {
 }
 
 
-def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0):
+def taxonomy(models, x, y, *, sharpness=None, join=None, align=False, batch_size=128, seed=0):
     """The numbers by which Yang et al. tell the phases of training apart.
 
     For each model: loss, error, largest eigenvalue and trace of the Hessian (sharp or flat). For
@@ -35,6 +36,8 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
             list of the models' numbers, if they are known. Defaults to `None`: `SHARPNESS`.
         join: Function from an objective in batches and the other model's weights to a `Path`.
             Defaults to `None`: `connect(objective, straight(objective, other), seed=seed)`.
+        align: Whether to permute the hidden units of the second model of each pair to `match` the
+            first, before curves and distances. Defaults to `False`.
         batch_size: Number of examples in a batch that curves are trained on. Defaults to `128`.
         seed: Seed of the training of curves. Defaults to `0`.
 
@@ -44,7 +47,7 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
 
     Raises:
         ValueError: If there are fewer than two models, or they do not have the same trainable
-            weights, or differ in frozen ones.
+            weights, or differ in frozen ones; with `align`, as for `match`.
 
     Cost: for each pair the training of a curve and 61 points on it; for each model the sharpness.
     Differs from the paper: centred kernel alignment uses unmixed examples. Every epoch trains a
@@ -78,10 +81,13 @@ def taxonomy(models, x, y, *, sharpness=None, join=None, batch_size=128, seed=0)
     pairs = list(itertools.combinations(range(len(models)), 2))
     for i, j in pairs:
         trained = Objective(models[i], x, y, batch_size=batch_size, batch_norm="training")
-        path = (join or connected)(trained, ends[j])
+        end = ends[j]
+        if align:
+            end = trainable(models[i], match(models[i], models[j], seed=seed).weights)
+        path = (join or connected)(trained, end)
         found = summary(profile(judges[i], path), quantity)
         found["cka"] = cka(models[i], models[j], x)
-        found["distance"] = distance(ends[i], ends[j])
+        found["distance"] = distance(ends[i], end)
         for name in ("mode_connectivity", "barrier", "cka", "distance"):
             numbers.setdefault(name, []).append(found[name])
     return {name: np.array(values, "float64") for name, values in numbers.items()}
