@@ -5,6 +5,7 @@ from keras_smoothout import methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
 from keras_smoothout.batches import WarmUpBatches
 from keras_smoothout.callbacks import DistanceFromInit
+from keras_smoothout.copies import Copies
 from keras_smoothout.evaluation import Evaluation, Step
 from keras_smoothout.find_radius import find_radius
 from keras_smoothout.method import Method
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     *methods.__all__,
+    "Copies",
     "DistanceFromInit",
     "Evaluation",
     "GhostBatchNormalization",

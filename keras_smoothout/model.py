@@ -161,7 +161,7 @@ class TrainStep(train_step.Repairs):
                 check_ghosts(1, layer, layer.get_build_config()["input_shape"])
 
     def _gradients(self, weights, state, data):
-        """Mean gradient over the ghost batches of `data`, and the state after the last of them."""
+        """Mean gradient and loss over the ghost batches of `data`, the state after the last one."""
         optimizer = self.optimizer
         unscaled = getattr(optimizer, "inner_optimizer", optimizer)
         self._check_step(keras_internals.trainable_variables(unscaled), data)
@@ -179,17 +179,18 @@ class TrainStep(train_step.Repairs):
             seen = length(data)
             if size is not None and not (isinstance(seen, int) and seen in (size, examples)):
                 after = weighed(self, share_of(seen, ops.minimum(size, examples)), state, after)
-            return asked.grads, after
+            return [*asked.grads, ops.cast(asked.loss, keras.config.floatx())], after
 
         if size is None:
-            grads, state = on_chunk(state, data, 0)
+            (*grads, loss), state = on_chunk(state, data, 0)
         else:
-            grads, state = mean_over_chunks(on_chunk, weights, state, data, size)
+            shaped = [*weights, ops.zeros(())]
+            (*grads, loss), state = mean_over_chunks(on_chunk, shaped, state, data, size)
         if any(elsewhere) and not keeps_perturbed(optimizer):
             x = keras.utils.unpack_x_y_sample_weight(data)[0]
             state = clean(self, weights, before, state, x)
         scaled = [g * ops.cast(loss_scale, g.dtype) for g in grads]
-        return [g if c else None for g, c in zip(scaled, connected, strict=True)], state
+        return [g if c else None for g, c in zip(scaled, connected, strict=True)], loss, state
 
 
 def calling_ours(own):

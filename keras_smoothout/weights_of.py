@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.method import evaluation_weights
-from keras_smoothout.moving_statistics import batch_norms, statistics
+from keras_smoothout.moving_statistics import batch_norms, copied, statistics
 from keras_smoothout.recalibrate import recalibrate
 
 
@@ -44,7 +44,8 @@ def weights_of(model, data=None, batch_size=500):
         1.0
     """
     weights = evaluation_weights(getattr(model, "optimizer", None))
-    variables = [*model.trainable_variables, *statistics(batch_norms(model))]
+    moving = [] if copied(model) else statistics(batch_norms(model))
+    variables = [*model.trainable_variables, *moving]
     restore = backend.snapshot(variables)
     try:
         if weights is not None:

@@ -20,7 +20,7 @@ from keras_smoothout.checks import (
     check_switch,
 )
 from keras_smoothout.method import Method, included, strength_at
-from keras_smoothout.weights import lerp
+from keras_smoothout.weights import copies_of, lerp
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -81,6 +81,8 @@ class SmoothOut(Method):
     Reference: Wen et al., *SmoothOut: Smoothing Out Sharp Minima to Improve Generalization in Deep
         Learning*, 2018, arXiv:1805.07898, Algorithm 1 (copies) and Section 4 (stochastic).
     """
+
+    per_copy = True
 
     def __init__(
         self,
@@ -157,6 +159,7 @@ class SmoothOut(Method):
             moved=included(self.trainable_variables, self.exclude),
             distribution=self.distribution,
             scale=self.scale,
+            copies=copies_of(self.trainable_variables),
         )
 
     def update(self, apply, grads, variables):

@@ -24,15 +24,15 @@ def train(model, gradients, state, data):
 
     Args:
         model: A compiled `keras.Model`.
-        gradients: Function from `(weights, state, data)` to gradients and the next state.
+        gradients: Function from `(weights, state, data)` to gradients, loss and the next state.
         state: Weights, non-trainable variables, the optimizer's variables and metrics.
         data: The batch.
     """
     weights, non_trainable, optimizer_variables, metrics = state
     optimizer = model.optimizer
     with keras.StatelessScope(zip(optimizer.variables, optimizer_variables, strict=True)):
-        grads, new_state = gradients(weights, [*non_trainable, *metrics], data)
-    with asked(optimizer):
+        grads, loss, new_state = gradients(weights, [*non_trainable, *metrics], data)
+    with asked(optimizer, loss):
         weights, optimizer_variables = optimizer.stateless_apply(
             optimizer_variables, grads, weights
         )

@@ -21,16 +21,16 @@ def train(model, gradients, data):
 
     Args:
         model: A compiled `keras.Model`.
-        gradients: Function from `(weights, state, data)` to gradients and the next state.
+        gradients: Function from `(weights, state, data)` to gradients, loss and the next state.
         data: What `train_step` receives.
     """
     variables, others = model.trainable_variables, state_variables(model)
     weights, state = ([backend.read(v) for v in vs] for vs in (variables, others))
-    grads, new_state = gradients(weights, state, data)
+    grads, loss, new_state = gradients(weights, state, data)
     for variable, old, new in zip(others, state, new_state, strict=True):
         if new is not old:
             variable.assign(new)
-    with asked(model.optimizer):
+    with asked(model.optimizer, loss):
         model.optimizer.apply(grads, variables)
     return model.get_metrics_result()
 
