@@ -4,7 +4,7 @@ from keras_smoothout import backend as backend
 from keras_smoothout import methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
 from keras_smoothout.batches import WarmUpBatches
-from keras_smoothout.callbacks import DistanceFromInit
+from keras_smoothout.callbacks import ConsensusDistance, DistanceFromInit
 from keras_smoothout.copies import Copies
 from keras_smoothout.evaluation import Evaluation, Step
 from keras_smoothout.find_radius import find_radius
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     *methods.__all__,
+    "ConsensusDistance",
     "Copies",
     "DistanceFromInit",
     "Evaluation",

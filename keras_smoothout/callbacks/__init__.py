@@ -1,5 +1,6 @@
 """Callbacks for `fit`."""
 
+from keras_smoothout.callbacks.consensus import ConsensusDistance
 from keras_smoothout.callbacks.distance import DistanceFromInit
 
-__all__ = ["DistanceFromInit"]
+__all__ = ["ConsensusDistance", "DistanceFromInit"]

@@ -40,8 +40,9 @@ class DPSGD(Method):
         ValueError: If an argument is not as above; when it is built, if the variables are not those
             of a `Copies`.
 
-    Reduces to: `inner` when there is one copy; with `graph="complete"`, equal initial weights and
-        SGD, SGD on the whole batch, to rounding.
+    Reduces to: `inner` when there is one copy. With `graph="complete"` and SGD, the mean of
+        learners that were equal takes the step of SGD on the whole batch, to rounding; later
+        gradients are taken around the mean, each learner's last step away.
     Cost: 1 gradient per example, and the copies of the weights. On devices of their own, learners
         send their weights twice per update in a ring and once in the exponential graph; pairs take
         an all-gather.
