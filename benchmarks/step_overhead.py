@@ -25,7 +25,11 @@ SETTINGS = {  # model: input shape, batch size
 }
 CONTENDERS = {  # name: optimizer around another, arguments of compile
     "plain again": (lambda inner: inner, {}),
-    **{row.cls.__name__: (row.cls, {}) for row in METHODS.values() if row.callback is None},
+    **{
+        row.cls.__name__: (row.cls, {})
+        for row in METHODS.values()
+        if not (row.callback or row.copies)
+    },
     "SmoothOut normal": (lambda inner: ks.SmoothOut(inner, 0.01, "normal"), {}),
     "SmoothOut copies=2": (lambda inner: ks.SmoothOut(inner, 0.01, copies=2), {}),
     "SAM interval=5": (lambda inner: ks.SAM(inner, 0.05, interval=5), {}),

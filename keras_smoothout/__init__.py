@@ -4,7 +4,8 @@ from keras_smoothout import backend as backend
 from keras_smoothout import callbacks, methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
 from keras_smoothout.batches import Epochs, NoiseScaleBatches, WarmUpBatches
-from keras_smoothout.callbacks import DistanceFromInit, GradientNoiseScale
+from keras_smoothout.callbacks import ConsensusDistance, DistanceFromInit, GradientNoiseScale
+from keras_smoothout.copies import Copies
 from keras_smoothout.ensemble import Ensemble
 from keras_smoothout.evaluation import Evaluation, Step
 from keras_smoothout.find_radius import find_radius, find_rho
@@ -21,6 +22,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     *methods.__all__,
+    "ConsensusDistance",
+    "Copies",
     "DistanceFromInit",
     "Epochs",
     "Ensemble",

@@ -6,8 +6,23 @@ A nest of optimizers is asked from the outermost to the innermost: the `evaluate
 
 import contextlib
 import functools
+import threading
 
 from keras_smoothout.around import chain
+
+
+class Handed(threading.local):
+    """What a step hands to the updates inside it; each replica has its own thread.
+
+    Attributes:
+        extras: Dictionary from an optimizer to its `extras`: means over this replica's examples.
+        loss: This replica's mean loss, or `None` outside of a step.
+    """
+
+    extras, loss = {}, None
+
+
+handed = Handed()
 
 
 class Asks:
@@ -18,7 +33,6 @@ class Asks:
 
     statistics = "clean"  # Or "perturbed": BatchNormalization's are then those of `gradients`.
     _asked = 0  # Calls of `apply` that are under way and were asked for their gradients.
-    _handed = ()  # This replica's mean of what `gradients` has handed on, while `apply` runs.
 
     def gradients(self, evaluate, weights, step):
         """Return the `Evaluation` whose gradients are applied.
@@ -70,23 +84,24 @@ def _ask_one(method, evaluate, step, weights):
 
 
 @contextlib.contextmanager
-def asked(optimizer, extras):
+def asked(optimizer, extras, loss=None):
     """Vouch for the gradients that are applied inside: `ask` has returned them.
 
     Args:
         optimizer: The outermost optimizer.
         extras: Dictionary from a method to what its `gradients` has handed on.
+        loss: Scalar, the loss of the batch. Defaults to `None`.
     """
     methods = asking(optimizer)
     for method in methods:
         method._asked += 1
-        vars(method)["_handed"] = extras.get(method, ())  # Not tracked: these are no variables.
+    handed.extras, handed.loss = extras, loss
     try:
         yield
     finally:
+        handed.extras, handed.loss = {}, None
         for method in methods:
             method._asked -= 1
-            vars(method)["_handed"] = ()
 
 
 def keeps_perturbed(optimizer):

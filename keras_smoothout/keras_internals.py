@@ -7,6 +7,7 @@ of the package uses a private name of Keras; `tests/seam/test_imports.py` keeps 
 import inspect
 
 import keras
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state
 from keras.src.models import functional
 from keras.src.utils import python_utils, tracking
@@ -140,6 +141,18 @@ def under_strategy(model):
     Seen: 3.15.1. Until: `build_by` is not needed.
     """
     return model._distribute_strategy is not None
+
+
+def carry_mask(tensors, tensor, function):
+    """Give `tensor` the Keras masks of `tensors`, as `function` makes one of them, if all have one.
+
+    Why: a loss leaves out masked steps, also of outputs that are cut or joined.
+    Seen: 3.15.1. Until: Keras reads and sets masks under public names.
+    """
+    masks = [get_keras_mask(x) for x in tensors]
+    if all(mask is not None for mask in masks):
+        set_keras_mask(tensor, function(masks))
+    return tensor
 
 
 def emptied(variable):

@@ -13,8 +13,9 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_smoothout import backend, keras_internals
 from keras_smoothout.around import Around, chain
-from keras_smoothout.asks import Asks
+from keras_smoothout.asks import Asks, handed
 from keras_smoothout.evaluation import Step
+from keras_smoothout.weights import copies_of
 
 
 class Method(Asks, Around):
@@ -40,6 +41,9 @@ class Method(Asks, Around):
             ask it.
     """
 
+    own_point = False  # Whether `gradients` asks at weights that are not those it is given.
+    per_copy = False  # Whether it does to each of some `Copies` what it does to a model.
+
     def __init__(self, inner, name=None, **kwargs):
         if kwargs:
             raise ValueError(
@@ -57,6 +61,13 @@ class Method(Asks, Around):
             raise ValueError(
                 f"`{type(self).__name__}` must be inside `LossScaleOptimizer`, not around it: pass "
                 "the optimizer that it wraps. `compile` adds the loss scale under mixed_float16."
+            )
+        own = [type(x).__name__ for x in chain(inner) if getattr(type(x), "own_point", False)]
+        if own and type(self).gradients is not Method.gradients:
+            raise ValueError(
+                f"`inner` must not be `{own[0]}`, which asks for gradients at weights of its own, "
+                f"so `{type(self).__name__}` would change nothing: put `{own[0]}` around it. "
+                f"Received: inner={type(inner).__name__}"
             )
         super().__init__(learning_rate=lambda: self.inner.learning_rate, name=name)
         self.inner = inner
@@ -110,16 +121,22 @@ class Method(Asks, Around):
     @property
     def updated(self):
         """Whether the last call was an update: one in several is under gradient accumulation."""
-        innermost = chain(self)[-1]
-        steps = innermost.gradient_accumulation_steps
-        return keras_internals.calls(innermost) % steps == 0 if steps else True
+        return self._completed(0)
 
     @property
-    def completes(self):
-        """Whether the call that comes next is an update, as `updated` is of the last one."""
-        innermost = chain(self)[-1]
-        steps = innermost.gradient_accumulation_steps
-        return (keras_internals.calls(innermost) + 1) % steps == 0 if steps else True
+    def due(self):
+        """Whether the next call will be an update."""
+        return self._completed(1)
+
+    def _completed(self, further):
+        """Whether an update is complete after `further` calls, 0 or 1.
+
+        A method that updates the weights in some of its calls alone overrides it.
+        """
+        if isinstance(self.inner, Method):
+            return self.inner._completed(further)
+        steps = self.inner.gradient_accumulation_steps
+        return (keras_internals.calls(self.inner) + further) % steps == 0 if steps else True
 
     def mean_gradient(self, grads):
         """Return the gradient of an update, before `apply(grads)` in the call that completes it.
@@ -157,15 +174,32 @@ class Method(Asks, Around):
 
         They are means over replicas and, under gradient accumulation, over the calls of the update.
         """
-        handed, steps = list(self._handed), self.gradient_accumulation_steps
+        means, steps = list(handed.extras.get(self, ())), self.gradient_accumulation_steps
         if self._sums:
             begins = keras_internals.calls(chain(self)[-1]) % steps == 0
             before = [ops.where(begins, 0, backend.read(s)) for s in self._sums]
-            handed = [b + h for b, h in zip(before, handed, strict=True)]
-            for variable, value in zip(self._sums, handed, strict=True):
+            sums = [b + m for b, m in zip(before, means, strict=True)]
+            for variable, value in zip(self._sums, sums, strict=True):
                 variable.assign(value)
-            handed = [h / steps for h in handed]
-        return backend.all_reduce_sum(handed)
+            means = [s / steps for s in sums]
+        return backend.all_reduce_sum(means)
+
+    def mean_loss(self):
+        """Return the mean loss of the batch over replicas, in `update` but in no condition."""
+        if handed.loss is None:
+            raise RuntimeError(
+                f"`{type(self).__name__}` has to know the loss, which this model's train step does "
+                "not tell: use `keras_smoothout.wrap(model)`."
+            )
+        return ops.cast(backend.all_reduce_sum([handed.loss])[0], "float32")
+
+    def share(self, gradient):
+        """This replica's share of `gradient`, in the unit of the gradients that `update` is given.
+
+        What a method adds to a gradient is summed over replicas like the gradient itself.
+        """
+        scale = chain(self)[-1].loss_scale_factor or 1.0
+        return gradient * scale / backend.unscale_loss(ops.ones((), "float32"))
 
     def apply(self, grads, trainable_variables=None):
         if not grads:  # All layers are frozen.
@@ -222,9 +256,20 @@ def included(variables, exclude):
         *layers, name = variable.path.split("/")
         if {*layers, name} & set(exclude) or "gamma" in exclude and name == "scale":
             return True
-        return "vector" in exclude and "kernel" not in name and len(variable.shape) < 2
+        axes = len(variable.shape) - (copies_of([variable]) is not None)
+        return "vector" in exclude and "kernel" not in name and axes < 2
 
     return tuple(i for i, v in enumerate(variables) if not is_excluded(v))
+
+
+def check_copies(method, variables):
+    """Raise unless `variables` are those of several copies of a model."""
+    if copies_of(variables) is None:
+        raise ValueError(
+            f"`{type(method).__name__}` is for several copies of the weights: compile it into "
+            "`keras_smoothout.Copies(model, copies=...)`. Received: variables without an axis of "
+            f"copies, such as {variables[0].path}"
+        )
 
 
 def strength_at(value, step):

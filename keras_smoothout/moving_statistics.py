@@ -21,8 +21,20 @@ COUNTED = 384  # Examples, of one pass or several, that the statistics are a mea
 
 def batch_norms(model, frozen=False):
     """The BatchNormalization layers of `model`, at any depth; those that are frozen if asked to."""
-    found = [x for x in keras_internals.layers(model) if isinstance(x, layers.BatchNormalization)]
+    called = keras_internals.layers(model.copied() if copied(model) else model)
+    found = [x for x in called if isinstance(x, layers.BatchNormalization)]
     return found if frozen else [layer for layer in found if layer.trainable]
+
+
+def copied(model):
+    """Whether `model` holds several copies of the weights of another, whose layers it calls."""
+    return hasattr(model, "held_copies")
+
+
+def moved_by(model, norms):
+    """Identities of the variables of `model` that a call of its layers `norms` changes."""
+    theirs = [v for layer in norms for v in layer.non_trainable_variables]
+    return {id(model.stacked(v) if copied(model) else v) for v in theirs}
 
 
 def statistics(norms):
@@ -61,14 +73,15 @@ def clean(model, weights, before, after, x):
         x: Inputs of the step.
     """
     norms = batch_norms(model)
-    ours = {id(v) for layer in norms for v in layer.non_trainable_variables}
+    ours = moved_by(model, norms)
     if not ours:
         return after
     batch = length(x)
     at_least = max if isinstance(batch, int) else ops.maximum
-    seen = at_least(FEWEST, -(-batch // SHARE))
+    copies = getattr(model, "held_copies", 1)
+    seen = at_least(FEWEST * copies, -(-batch // SHARE))
     part = rows_of(x, slice(seen))
-    count = ops.cast(seen, "float32")
+    count = ops.cast(seen, "float32") / copies
     most = ops.maximum((COUNTED - count) / (COUNTED + count), 0.0)
 
     def shortened(layer):
@@ -102,7 +115,7 @@ def weighed(model, share, before, after):
         before: List of tensors, the values of `state_variables(model)` before the chunk.
         after: List of tensors, those after it.
     """
-    ours = {id(v) for layer in batch_norms(model) for v in layer.non_trainable_variables}
+    ours = moved_by(model, batch_norms(model))
 
     def part(variable, old, new):
         if id(variable) not in ours:

@@ -79,7 +79,7 @@ def normal(like, *parts):
     return draw(like.shape, key(*parts), "normal")
 
 
-def unit(noise, weight, scale):
+def unit(noise, weight, scale, copies=None):
     """Factor from `noise` to the scale of `weight`: 1, `|weight|`, or norms of its filters.
 
     `"filter"` fixes the norm of a filter's noise, `"filter_std"` only its standard deviation.
@@ -87,14 +87,14 @@ def unit(noise, weight, scale):
     if scale == "weight":
         return ops.abs(weight)
     if scale == "filter":
-        return filter_norms(weight) / (filter_norms(noise) + EPSILON)
+        return filter_norms(weight, copies) / (filter_norms(noise, copies) + EPSILON)
     if scale == "filter_std":
-        return filter_norms(weight)
+        return filter_norms(weight, copies)
     return 1.0
 
 
 @backend.fused
-def perturb(weights, radius, *parts, moved, distribution="uniform", scale="absolute"):
+def perturb(weights, radius, *parts, moved, distribution="uniform", scale="absolute", copies=None):
     """`weights + radius * noise`, with a separate draw for each weight and each key `parts`.
 
     Args:
@@ -104,11 +104,13 @@ def perturb(weights, radius, *parts, moved, distribution="uniform", scale="absol
         moved: Tuple of the indices of the weights to move; the others are returned unchanged.
         distribution: `"uniform"` or `"normal"`.
         scale: One of `SCALES`.
+        copies: Number of copies of a model along the first axes, or `None`.
     """
     moved_weights = list(weights)
     for i, own_key in zip(moved, keys(parts, moved), strict=True):
         weight = weights[i]
         noise = draw(weight.shape, own_key, distribution)
-        factor = ops.cast(radius, "float32") * unit(noise, ops.cast(weight, "float32"), scale)
+        size = unit(noise, ops.cast(weight, "float32"), scale, copies)
+        factor = ops.cast(radius, "float32") * size
         moved_weights[i] = weight + ops.cast(noise * factor, weight.dtype)
     return moved_weights

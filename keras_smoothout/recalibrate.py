@@ -13,6 +13,7 @@ from keras_smoothout.checks import check_count, check_ends, received
 from keras_smoothout.moving_statistics import (
     batch_norms,
     batch_statistics,
+    copied,
     counted,
     inputs_of,
     statistics,
@@ -55,6 +56,11 @@ def recalibrate(model, data, batch_size=500):
     norms = batch_norms(model) if isinstance(model, keras.Model) else None
     if norms is None or not all(layer.built for layer in norms):
         raise ValueError(f"`model` must be a built `keras.Model`. {received('model', model)}")
+    if norms and copied(model):
+        raise ValueError(
+            "Moving statistics are those of one model: pass `copies.centre()` or `copies.copy(i)`. "
+            f"Received: model={model.name} of {model.held_copies} copies"
+        )
     check_count("batch_size", batch_size)
     if not hasattr(data, "shape") and not isinstance(data, Iterable):
         raise ValueError(f"`data` must be an array or batches. {received('data', data)}")

@@ -188,3 +188,34 @@ class WarmUp(Around):
 
     def get_config(self):
         return super().get_config() | {"warmup_steps": self.warmup_steps, "start": self.start}
+
+
+@keras.saving.register_keras_serializable("keras_smoothout")
+class Strided(Around):
+    """Another schedule, read once in `stride` of its steps: `schedule(step * stride)`.
+
+    The inner optimizer of `EntropySGD` counts updates, of which there is one in `langevin_steps`
+    steps of `fit`. With this, a schedule made for the steps of `fit` fits it.
+
+    Args:
+        schedule: A float, or a `LearningRateSchedule`.
+        stride: Number of steps for one that is counted.
+
+    Example:
+        >>> import keras
+        >>> from keras_smoothout.schedules import Strided
+        >>> schedule = keras.optimizers.schedules.PolynomialDecay(1.0, decay_steps=100)
+        >>> round(float(Strided(schedule, 20)(4)), 4) == round(float(schedule(80)), 4)
+        True
+    """
+
+    def __init__(self, schedule, stride):
+        super().__init__(schedule)
+        check_count("stride", stride)
+        self.stride = stride
+
+    def __call__(self, step):
+        return self.at(step * self.stride)
+
+    def get_config(self):
+        return super().get_config() | {"stride": self.stride}

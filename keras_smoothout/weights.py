@@ -1,4 +1,8 @@
-"""Algebra on weights: lists of tensors, one for each trainable variable of a model."""
+"""Algebra on weights: lists of tensors, one for each trainable variable of a model.
+
+The weights of several copies of a model (`Copies`) lie along the first axis of each tensor. Norms
+are then taken in each copy: `copies` is their number, and a factor may hold a number for each.
+"""
 
 import keras
 from keras import ops
@@ -6,12 +10,20 @@ from keras import ops
 
 def add(weights, factor, direction):
     """`weights + factor * direction`."""
-    return [w + ops.cast(factor, w.dtype) * d for w, d in zip(weights, direction, strict=True)]
+    return [w + along(factor, w) * d for w, d in zip(weights, direction, strict=True)]
 
 
 def scale(factor, weights):
     """`factor * weights`."""
-    return [ops.cast(factor, w.dtype) * w for w in weights]
+    return [along(factor, w) * w for w in weights]
+
+
+def along(factor, weight):
+    """`factor` in the dtype of `weight`; of one axis, it lies along the first axis of `weight`."""
+    factor = ops.cast(factor, weight.dtype)
+    if not len(factor.shape):
+        return factor
+    return ops.reshape(factor, (-1, *[1] * (len(weight.shape) - 1)))
 
 
 def multiply(a, b):
@@ -25,26 +37,34 @@ def lerp(start, end, t):
     return [e - ops.cast(back, s.dtype) * (e - s) for s, e in zip(start, end, strict=True)]
 
 
-def dot(a, b):
-    """Inner product over all weights together, in float32 or wider."""
+def copies_of(variables):
+    """The number of copies of a model that `variables` hold along their first axes, or `None`."""
+    return next((getattr(v, "copies", None) for v in variables), None)
+
+
+def dot(a, b, copies=None):
+    """Inner product over all weights together, or in each of the copies; in float32 or wider."""
     dtypes = [keras.backend.standardize_dtype(x.dtype) for x in a]
     wide = "float64" if "float64" in dtypes else "float32"
-    terms = [ops.sum(ops.cast(x, wide) * ops.cast(y, wide)) for x, y in zip(a, b, strict=True)]
+    products = [ops.cast(x, wide) * ops.cast(y, wide) for x, y in zip(a, b, strict=True)]
+    inner = [tuple(range(1, len(p.shape))) if copies else None for p in products]
+    terms = [ops.sum(p, axis) if axis != () else p for p, axis in zip(products, inner, strict=True)]
     return sum(terms[1:], terms[0])
 
 
-def norm(weights):
-    """Euclidean norm over all weights together."""
-    return ops.sqrt(dot(weights, weights))
+def norm(weights, copies=None):
+    """Euclidean norm over all weights together, or in each of the copies."""
+    return ops.sqrt(dot(weights, weights, copies))
 
 
-def filter_norms(weight):
+def filter_norms(weight, copies=None):
     """Euclidean norm of each filter of one weight, shaped to broadcast against it.
 
     Filters lie along the last axis of a Keras kernel. Each element of a weight with fewer than two
-    axes is its own filter.
+    axes is its own filter, without the axis of copies.
     """
-    if len(weight.shape) < 2:
+    first = 1 if copies else 0
+    if len(weight.shape) < first + 2:
         return ops.abs(weight)
-    axes = tuple(range(len(weight.shape) - 1))
+    axes = tuple(range(first, len(weight.shape) - 1))
     return ops.sqrt(ops.sum(ops.square(weight), axis=axes, keepdims=True))

@@ -7,7 +7,7 @@ from keras import ops
 from keras_smoothout import backend
 from keras_smoothout.checks import check_fits
 from keras_smoothout.method import evaluation_weights
-from keras_smoothout.moving_statistics import batch_norms, statistics
+from keras_smoothout.moving_statistics import batch_norms, copied, statistics
 from keras_smoothout.recalibrate import recalibrate
 
 
@@ -56,7 +56,8 @@ def weights_of(model, data=None, batch_size=500, weights=None):
                 f"of the optimizer, {model.optimizer.name}. Received: weights={type(weights)}"
             )
     wanted = weights if weights is not None else wanted
-    variables = [*model.trainable_variables, *statistics(batch_norms(model))]
+    moving = [] if copied(model) else statistics(batch_norms(model))
+    variables = [*model.trainable_variables, *moving]
     restore = backend.snapshot(variables)
     try:
         if wanted is not None:

@@ -28,6 +28,12 @@ class Wrapped(Model):
         return cls(keras.saving.deserialize_keras_object(config.pop("model")), **config)
 
 
+def overridden(model):
+    """Names of what the class of `model` has of its own and a model around it would leave out."""
+    known = (keras.Model, Model)
+    return [n for n in LEFT_OUT if getattr(type(model), n) not in [getattr(c, n) for c in known]]
+
+
 def wrap(model):
     """Give `model` the train step that lets its optimizer ask for gradients.
 
@@ -44,7 +50,7 @@ def wrap(model):
         return model
     if not isinstance(model, keras.Model):
         raise ValueError(f"`wrap` takes a `keras.Model`. Received: model={model}")
-    own = [n for n in LEFT_OUT if getattr(type(model), n) is not getattr(keras.Model, n)]
+    own = overridden(model)
     if own:
         name = type(model).__name__
         raise ValueError(

@@ -10,6 +10,7 @@ import re
 import keras
 
 from keras_smoothout import methods
+from keras_smoothout.schedules import Strided
 
 CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 KERAS = {  # name: class, and the arguments that are options.
@@ -83,11 +84,25 @@ def used(method):
     return {"seed"}.union(*(names for _, names in nested(method)))
 
 
+def copies(options, method):
+    """The number of copies of the weights: the option's, or 3 for a method that needs some."""
+    needed = any(row.copies for name, row in methods.METHODS.items() if name in method.split("+"))
+    return options.model_copies or (3 if needed else 1)
+
+
+def stride(options, method):
+    """The number of steps for one update of the base."""
+    taken = (arguments(cls).get("langevin_steps", 1) for cls, _ in nested(method))
+    return next((getattr(options, "langevin_steps", None) or s for s in taken if s > 1), 1)
+
+
 def optimizer(options, method, seed, course):
     """Return the optimizers of a nested method, one around the other."""
     values = {name: getattr(options, name, None) for name in OPTIONS}
     values |= {"learning_rate": course.learning_rate(options), "radius": course.radius(options)}
     values = {name: None if value == AUTO else value for name, value in values.items()}
+    if stride(options, method) > 1 and callable(values["learning_rate"]):
+        values["learning_rate"] = Strided(values["learning_rate"], stride(options, method))
     inner = ()
     for depth, (cls, names) in enumerate(reversed(nested(method))):
         values["seed"] = seed + depth  # Nested noise is independent.

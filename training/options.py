@@ -69,6 +69,13 @@ choice(
     "How the radius changes over the steps.",
 )
 
+number(
+    "model_copies",
+    None,
+    "Copies of the weights, each on its own part of the batch (default: 3 for a method that needs "
+    "some, else none).",
+    1,
+)
 number("batch_size", 128, "Examples per batch, over all replicas.", 1)
 number("ghost_batch_size", 0, "Examples per ghost batch, in one replica; 0 for none.", 0)
 switch("ghost_layers", False, "Ghost batches in BatchNormalization alone, not in the whole step.")
@@ -248,6 +255,11 @@ def check(f):
     for name in based if f.base_batch_size is None else ():
         refuse(f[name].value != f[name].default, f"--{name} needs --base_batch_size")
     refuse(f.small_batch_epochs >= f.epochs, "--small_batch_epochs must be less than --epochs")
+    copies = max(methods.copies(f, name) for name in names)
+    for name in ("clipnorm", "global_clipnorm") if copies > 1 else ():
+        refuse(f[name].value is not None, f"--{name} would be that of all --model_copies together")
+    refuse(f.recalibrate and copies > 1, "--recalibrate is not for --model_copies")
+    refuse(copies > f.batch_size, "--model_copies must not exceed --batch_size")
     refuse(f.ghost_layers and not f.ghost_batch_size, "--ghost_layers needs --ghost_batch_size")
     refuse(f.ghost_batch_size == 1, "--ghost_batch_size must be 2 at least: one has no variance")
     for name, schedule in (("lr_decay", "piecewise"), ("lr_power", "polynomial")):

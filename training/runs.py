@@ -63,7 +63,9 @@ def build(options, method, seed, source, course):
     keras.config.set_dtype_policy(options.mixed_precision)
     model = network(options, source)
     ghosts = options.ghost_batch_size or None
-    model = ks.wrap(ks.convert(model, ghosts) if options.ghost_layers else model)
+    model = ks.convert(model, ghosts) if options.ghost_layers else model
+    copies = methods.copies(options, method)
+    model = ks.Copies(model, copies) if copies > 1 else ks.wrap(model)
     model.compile(
         optimizer=methods.optimizer(options, method, seed, course),
         loss=keras.losses.CategoricalCrossentropy(True, options.label_smoothing),

@@ -1,6 +1,7 @@
 """JAX: gradients and loops."""
 
 import jax
+import keras
 
 UNROLLED = 8
 KEEPS_ASSIGNED = False  # Keras' step forgets trainable weights that a layer assigns when called.
@@ -100,6 +101,21 @@ def assign_if(condition, variables, values):
         new = jax.lax.cond(condition, values, lambda: [read(v) for v in variables])
     for variable, value in zip(variables, new, strict=True):
         variable.assign(value)
+
+
+def first_axis(variable):
+    """The mesh, and the name of its axis, that holds the first axis of `variable`, or `None`."""
+    distribution = keras.distribution.distribution()
+    layout = distribution and distribution.get_variable_layout(variable)
+    axis = layout.axes[0] if layout and layout.axes else None
+    return (layout.device_mesh.backend_mesh, axis) if axis else None
+
+
+def over_devices(function, tensors, mesh, axis):
+    """`function(tensors)` by each device of `mesh` for what it holds along their first axes."""
+    spec = jax.sharding.PartitionSpec(axis)
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return mapped(tensors)
 
 
 def replica():

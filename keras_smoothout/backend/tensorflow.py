@@ -149,6 +149,15 @@ def assign_if(condition, variables, values):
         keras.ops.cond(condition, assign, lambda: None)
 
 
+def first_axis(variable):
+    """Return `None`: on TensorFlow, Keras cuts no variable."""
+
+
+def over_devices(function, tensors, mesh, axis):
+    """Return `function(tensors)`: there is nothing that is cut."""
+    return function(tensors)
+
+
 def replica():
     """Index of the replica that runs this step, 0 outside a distribution strategy."""
     context = tf.distribute.get_replica_context()

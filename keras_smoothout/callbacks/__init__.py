@@ -2,6 +2,7 @@
 
 from keras_smoothout.callbacks.averages import Averages
 from keras_smoothout.callbacks.checkpoint import Checkpoint
+from keras_smoothout.callbacks.consensus import ConsensusDistance
 from keras_smoothout.callbacks.distance import DistanceFromInit
 from keras_smoothout.callbacks.interruption import Interruption
 from keras_smoothout.callbacks.lawa import LAWA
@@ -11,6 +12,7 @@ from keras_smoothout.callbacks.snapshots import Snapshots
 __all__ = [
     "Averages",
     "Checkpoint",
+    "ConsensusDistance",
     "DistanceFromInit",
     "GradientNoiseScale",
     "Interruption",

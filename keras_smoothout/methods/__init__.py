@@ -8,6 +8,8 @@ from typing import NamedTuple
 from keras_smoothout.methods.ada_smoothout import AdaSmoothOut
 from keras_smoothout.methods.asam import ASAM
 from keras_smoothout.methods.awp import AWP
+from keras_smoothout.methods.dpsgd import DPSGD
+from keras_smoothout.methods.entropy_sgd import EntropySGD
 from keras_smoothout.methods.friendly_sam import FriendlySAM
 from keras_smoothout.methods.gnp import GNP
 from keras_smoothout.methods.gsam import GSAM
@@ -19,6 +21,7 @@ from keras_smoothout.methods.lookahead import Lookahead
 from keras_smoothout.methods.msam import MSAM
 from keras_smoothout.methods.nudged_sgd import NudgedSGD
 from keras_smoothout.methods.partially_adaptive import PartiallyAdaptive
+from keras_smoothout.methods.replicated_sgd import ReplicatedSGD
 from keras_smoothout.methods.sam import SAM
 from keras_smoothout.methods.schedule_free import ScheduleFree
 from keras_smoothout.methods.smoothout import SmoothOut
@@ -42,12 +45,14 @@ class Row(NamedTuple):
         way: How it uses the seam: one of `WAYS`.
         callback: Name of the callback that it needs, which `train.py` does not have. Defaults to
             `None`.
+        copies: Whether it needs several copies of the weights, `Copies`. Defaults to `False`.
     """
 
     cls: type
     neutral: dict
     way: str
     callback: str | None = None
+    copies: bool = False
 
 
 METHODS = {
@@ -64,6 +69,9 @@ METHODS = {
     "lookahead": Row(Lookahead, {"slow_step_size": 1.0}, "state in update"),
     "swa": Row(SWA, {"ema_decay": 0.0}, "state in update"),
     "schedulefree": Row(ScheduleFree, {"memory": 0.0}, "own update"),
+    "entropysgd": Row(EntropySGD, {"langevin_steps": 0}, "own update"),
+    "replicatedsgd": Row(ReplicatedSGD, {"coupling": 0.0}, "own update", copies=True),
+    "dpsgd": Row(DPSGD, {}, "own update", copies=True),
     "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
 }
 

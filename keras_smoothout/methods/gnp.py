@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_smoothout.checks import check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, norm, scale
+from keras_smoothout.weights import add, copies_of, norm, scale
 
 EPSILON = 1e-12  # Keeps a zero gradient where it is.
 
@@ -52,6 +52,8 @@ class GNP(Method):
         Deep Learning*, ICML 2022, arXiv:2202.03599; the update is that of its authors' code.
     """
 
+    per_copy = True
+
     def __init__(self, inner, rho=0.05, alpha=0.8, **kwargs):
         check_strength("rho", rho)
         check_number("alpha", alpha, most=1)
@@ -61,7 +63,7 @@ class GNP(Method):
 
     def gradients(self, evaluate, weights, step):
         clean = evaluate(weights)
-        length = norm(clean.grads) + EPSILON
+        length = norm(clean.grads, copies_of(self.trainable_variables)) + EPSILON
         rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)
         sharp = evaluate(add(weights, rho / length, clean.grads)).grads
         return clean._replace(grads=add(scale(1 - self.alpha, clean.grads), self.alpha, sharp))

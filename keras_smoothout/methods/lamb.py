@@ -10,7 +10,7 @@ from keras import ops
 from keras_smoothout import backend, keras_internals
 from keras_smoothout.checks import check_names, check_number, check_rate
 from keras_smoothout.method import included
-from keras_smoothout.weights import norm
+from keras_smoothout.weights import along, copies_of, norm
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -61,6 +61,8 @@ class LAMB(keras.optimizers.Optimizer):
         Adaptive Rate Methods using Trust Ratio Clipping*, 2020, arXiv:2011.13584 (`clip`).
     """
 
+    per_copy = True
+
     def __init__(
         self,
         learning_rate=0.001,
@@ -92,6 +94,7 @@ class LAMB(keras.optimizers.Optimizer):
         super().build(variables)
         self._m, self._v = self.add_optimizer_variables(variables, ["momentum", "velocity"])
         self._adapted = included(variables, self.exclude)
+        self._copies = copies_of(variables)
 
     def update_step(self, gradient, variable, learning_rate):
         i = keras_internals.index(self, variable)
@@ -105,10 +108,10 @@ class LAMB(keras.optimizers.Optimizer):
         r = m_hat / (ops.sqrt(v_hat) + self.epsilon)
         if i in self._adapted:
             r = r + self.decay * w
-            w_norm, r_norm = norm([w]), norm([r])
+            w_norm, r_norm = (norm([x], self._copies) for x in (w, r))
             ratio = ops.where(ops.logical_and(w_norm > 0, r_norm > 0), w_norm / r_norm, 1.0)
             ratio = ratio if self.clip is None else ops.minimum(ratio, self.clip)
-            r = ops.cast(ratio, w.dtype) * r
+            r = along(ratio, w) * r
         self.assign(self._m[i], m)
         self.assign(self._v[i], v)
         self.assign_sub(variable, ops.cast(learning_rate, w.dtype) * r)

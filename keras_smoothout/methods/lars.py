@@ -10,7 +10,7 @@ from keras import ops
 from keras_smoothout import backend, keras_internals
 from keras_smoothout.checks import check_names, check_number, check_rate, check_switch
 from keras_smoothout.method import included
-from keras_smoothout.weights import norm
+from keras_smoothout.weights import along, copies_of, norm
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -57,6 +57,8 @@ class LARS(keras.optimizers.SGD):
         Eq. (6), Algorithm 1.
     """
 
+    per_copy = True
+
     def __init__(
         self,
         learning_rate=1.0,
@@ -81,15 +83,16 @@ class LARS(keras.optimizers.SGD):
     def build(self, variables):
         super().build(variables)
         self._adapted = included(variables, self.exclude)
+        self._copies = copies_of(variables)
 
     def update_step(self, gradient, variable, learning_rate):
         if keras_internals.index(self, variable) in self._adapted:
             w = ops.convert_to_tensor(variable)
             g = ops.cast(backend.dense(gradient), w.dtype)
-            w_norm, g_norm = norm([w]), norm([g])
+            w_norm, g_norm = (norm([x], self._copies) for x in (w, g))
             ratio = self.trust_coefficient * w_norm / (g_norm + self.decay * w_norm)
             ratio = ops.where(ops.logical_and(w_norm > 0, g_norm > 0), ratio, 1.0)
-            gradient = ops.cast(ratio, w.dtype) * (g + self.decay * w)
+            gradient = along(ratio, w) * (g + self.decay * w)
         super().update_step(gradient, variable, learning_rate)
 
     def get_config(self):

@@ -101,7 +101,7 @@ class LookSAM(Method):
             apply(grads)
             return
         clean, sharp, due = self.mean_extras(), self.mean_gradient(grads), self.due()
-        between = ops.logical_and(ops.logical_not(due), self.completes)
+        between = ops.logical_and(ops.logical_not(due), self.due)
         length = ops.where(between, self.alpha * norm(clean), 0.0)
         apply(self.plus(grads, scale(length, [backend.read(u) for u in self.across])))
 

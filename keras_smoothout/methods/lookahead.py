@@ -56,6 +56,8 @@ class Lookahead(Method):
         arXiv:1907.08610, Algorithm 1.
     """
 
+    per_copy = True
+
     def __init__(self, inner, sync_period=5, slow_step_size=0.5, **kwargs):
         check_count("sync_period", sync_period)
         check_number("slow_step_size", slow_step_size, most=1)
@@ -69,7 +71,7 @@ class Lookahead(Method):
         self.left = self.add_variable((len(self.slow),), dtype="float32", name="left")
 
     def update(self, apply, grads, variables):
-        moved = ops.any(backend.read(self.left) != firsts(variables))
+        moved = ops.any(backend.read(self.left) != firsts(map(backend.read, variables)))
         backend.assign_if(moved, self.slow, lambda: list(map(backend.read, variables)))
         apply(grads)
 
@@ -82,13 +84,13 @@ class Lookahead(Method):
 
         due = ops.logical_and(self.updated, ops.equal(self.iterations % self.sync_period, 0))
         backend.assign_if(due, [*self.slow, *variables], synchronized)
-        self.left.assign(firsts(variables))
+        self.left.assign(firsts(map(backend.read, variables)))
 
     def evaluation_weights(self):
         return None if self.slow_step_size == 1 or self.use_ema else self.slow
 
 
 def firsts(variables):
-    """The first number of each variable, as one tensor."""
-    flat = [ops.reshape(backend.read(variable), (-1,)) for variable in variables]
+    """The first number of each variable or tensor, as one tensor."""
+    flat = [ops.reshape(variable, (-1,)) for variable in variables]
     return ops.stack([ops.cast(numbers[0], "float32") for numbers in flat])

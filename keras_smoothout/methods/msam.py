@@ -10,7 +10,7 @@ from keras import ops
 from keras_smoothout import backend
 from keras_smoothout.checks import STATISTICS, check_choice, check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, norm
+from keras_smoothout.weights import add, copies_of, norm
 
 EPSILON = 1e-12  # Keeps a zero velocity where it is.
 
@@ -59,6 +59,8 @@ class MSAM(Method):
         Overhead*, 2024, arXiv:2401.12033, the update rule of its Algorithm 1.
     """
 
+    per_copy = True
+
     def __init__(self, inner, rho=0.3, momentum=0.9, statistics="clean", **kwargs):
         check_strength("rho", rho)
         check_number("momentum", momentum, most=1)
@@ -76,7 +78,7 @@ class MSAM(Method):
         if self.rho == 0:
             return evaluate(weights)
         velocity = [backend.read(v) for v in self.velocity]
-        length = norm(velocity) + EPSILON
+        length = norm(velocity, copies_of(self.trainable_variables)) + EPSILON
         rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)
         return evaluate(add(weights, -rho / length, velocity))
 

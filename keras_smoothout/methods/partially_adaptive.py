@@ -53,6 +53,8 @@ class PartiallyAdaptive(keras.optimizers.Optimizer):
         Deep Neural Networks*, IJCAI 2020, arXiv:1806.06763, Algorithm 1.
     """
 
+    per_copy = True
+
     def __init__(
         self, learning_rate=0.1, partial=0.125, beta_1=0.9, beta_2=0.999, epsilon=1e-8, **kwargs
     ):

@@ -11,7 +11,7 @@ from keras import ops
 from keras_smoothout import backend
 from keras_smoothout.checks import PERTURBATIONS, check_choice, check_count, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, norm, scale
+from keras_smoothout.weights import add, copies_of, norm, scale
 
 EPSILON = 1e-12  # Keeps a zero gradient where it is.
 
@@ -57,6 +57,8 @@ class SAM(Method):
         Generalization*, ICLR 2021, arXiv:2010.01412, Eq. (2) and (3), Algorithm 1.
     """
 
+    per_copy = True
+
     def __init__(self, inner, rho=0.05, interval=1, perturbation="replica", **kwargs):
         check_strength("rho", rho)
         check_count("interval", interval)
@@ -81,6 +83,6 @@ class SAM(Method):
 
     def ascent(self, weights, grads, step):
         """The step `e` from `weights` to the worst point of the ball, to first order."""
-        length = norm(grads) + EPSILON
+        length = norm(grads, copies_of(self.trainable_variables)) + EPSILON
         rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)
         return scale(rho / length, grads)

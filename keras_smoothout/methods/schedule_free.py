@@ -63,6 +63,8 @@ class ScheduleFree(Method):
         rule of the authors' code. The paper's text was not checked.
     """
 
+    per_copy = True
+
     def __init__(self, inner, interpolation=0.9, memory=1.0, statistics="clean", **kwargs):
         check_number("interpolation", interpolation, most=1)
         check_number("memory", memory, most=1)

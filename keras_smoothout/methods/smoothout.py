@@ -20,7 +20,7 @@ from keras_smoothout.checks import (
     check_switch,
 )
 from keras_smoothout.method import Method, included, strength_at
-from keras_smoothout.weights import lerp
+from keras_smoothout.weights import copies_of, lerp
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -85,6 +85,8 @@ class SmoothOut(Method):
         Landscape*, AISTATS 2022, arXiv:2201.08025 (`scale="filter_std"`; its schedule of the radius
         was not checked).
     """
+
+    per_copy = True
 
     def __init__(
         self,
@@ -161,6 +163,7 @@ class SmoothOut(Method):
             moved=included(self.trainable_variables, self.exclude),
             distribution=self.distribution,
             scale=self.scale,
+            copies=copies_of(self.trainable_variables),
         )
 
     def update(self, apply, grads, variables):

@@ -69,6 +69,8 @@ class SWA(Method):
         Quest for Best Test Error*, arXiv:2003.01247.
     """
 
+    per_copy = True
+
     def __init__(self, inner, start=0, period=1, ema_decay=1.0, **kwargs):
         check_count("start", start, 0)
         check_count("period", period)

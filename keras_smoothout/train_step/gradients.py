@@ -11,7 +11,7 @@ from keras_smoothout.weights import dot
 
 
 def gradients(model, weights, state, data):
-    """Mean over the ghost batches of `data`: gradients, extras, and the state after the last one.
+    """Mean over the ghost batches of `data`: gradients, extras, loss; the state after the last one.
 
     Args:
         model: A compiled `keras.Model` with `TrainStep`.
@@ -25,7 +25,7 @@ def gradients(model, weights, state, data):
     loss_scale = optimizer.scale_loss(1.0)  # 1.0 itself without loss scaling.
     extras = {method: method.extras(weights) for method in asking(optimizer)}
     like = [*weights, *(tensor for handed in extras.values() for tensor in handed)]
-    like += [] if watcher is None else [ops.zeros(())]
+    like += [ops.zeros(())] * (1 if watcher is None else 2)
     connected, elsewhere = [], []
     examples, before = length(data), state
 
@@ -39,7 +39,8 @@ def gradients(model, weights, state, data):
         if size is not None and not (isinstance(seen, int) and seen in (size, examples)):
             after = weighed(model, share_of(seen, ops.minimum(size, examples)), state, after)
         tensors = [*asked.grads, *(t for m in extras if extras[m] for t in asked.extras[m])]
-        return tensors + ([] if watcher is None else [dot(asked.grads, asked.grads)]), after
+        tensors += [] if watcher is None else [dot(asked.grads, asked.grads)]
+        return [*tensors, ops.cast(asked.loss, keras.config.floatx())], after
 
     if size is None:
         means, state = on_chunk(state, data, 0)
@@ -54,7 +55,8 @@ def gradients(model, weights, state, data):
     if watcher is not None:
         state = watched(watcher, state, grads, next(rest), examples, size)
     scaled = [g * ops.cast(loss_scale, g.dtype) for g in grads]
-    return [g if c else None for g, c in zip(scaled, connected, strict=True)], extras, state
+    scaled = [g if c else None for g, c in zip(scaled, connected, strict=True)]
+    return scaled, extras, next(rest), state
 
 
 def watched(watcher, state, grads, square, examples, size):

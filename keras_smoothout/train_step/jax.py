@@ -32,8 +32,8 @@ def train(model, state, data):
     weights, non_trainable, optimizer_variables, metrics = state
     optimizer = model.optimizer
     with keras.StatelessScope(zip(optimizer.variables, optimizer_variables, strict=True)):
-        grads, extras, new_state = gradients(model, weights, [*non_trainable, *metrics], data)
-    with asked(optimizer, extras):
+        grads, extras, loss, new_state = gradients(model, weights, [*non_trainable, *metrics], data)
+    with asked(optimizer, extras, loss):
         weights, optimizer_variables = optimizer.stateless_apply(
             optimizer_variables, grads, weights
         )

@@ -28,11 +28,11 @@ def train(model, data):
     """
     variables, others = model.trainable_variables, state_variables(model)
     weights, state = ([backend.read(v) for v in vs] for vs in (variables, others))
-    grads, extras, new_state = gradients(model, weights, state, data)
+    grads, extras, loss, new_state = gradients(model, weights, state, data)
     for variable, old, new in zip(others, state, new_state, strict=True):
         if new is not old:
             variable.assign(new)
-    with asked(model.optimizer, extras):
+    with asked(model.optimizer, extras, loss):
         model.optimizer.apply(grads, variables)
     share_statistics(model)
     return model.get_metrics_result()

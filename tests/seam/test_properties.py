@@ -69,6 +69,7 @@ OBJECTS = {  # And the arguments that they must have, or that Keras declares.
     schedules.TanhRadius: {"radius": 0.1, "total_steps": 9},
     schedules.WarmUp: {"schedule": 0.1, "warmup_steps": 9},
     schedules.ScaledUntil: {"schedule": 0.1, "steps": 9, "factor": 0.5},
+    schedules.Strided: {"schedule": 0.1, "stride": 2},
 }
 FUNCTIONS = {
     scaling.linear_scaling: {"batch_size": 8, "base_batch_size": 4},

@@ -43,15 +43,20 @@ def fading(value):
     return keras.optimizers.schedules.ExponentialDecay(value, decay_steps=4, decay_rate=0.5)
 
 
+SHORT = {ks.EntropySGD: {"langevin_steps": 2}}  # What would do nothing in a few steps.
+
+
 def row_of(row):
     """The function of a row of the package's table, which has what its callback would give it."""
     cls = row.cls if row.callback is None else directed(row.cls)
-    return lambda inner, s=1.0: cls(inner, **({} if s else row.neutral))
+    short = SHORT.get(row.cls, {})
+    return lambda inner, s=1.0: cls(inner, **(short if s else row.neutral))
 
 
 Directed = directed(ks.NudgedSGD)
 METHODS = {name: row_of(row) for name, row in methods.METHODS.items()}
 BASES = {name: cls for name, cls in methods.BASES.items()}
+COPIED = {name for name, row in methods.METHODS.items() if row.copies}
 
 
 class Seam(NamedTuple):
@@ -150,6 +155,8 @@ def examples(count=STEPS * BATCH):
 
 def compiled(method, inner=None, strength=1.0, seed=0, dropout=0.3, **kwargs):
     model = contract_net(seed, dropout)
+    if method in COPIED:  # One of which is what the inner optimizer alone trains.
+        model = ks.Copies(model, 2 if strength else 1, initial="different")
     optimizer = optimizer_of(method, inner, strength)
     model.compile(optimizer, LOSS, metrics=["accuracy"], **kwargs)
     return model
@@ -171,6 +178,11 @@ def fit(model, epochs=1, initial_epoch=0, **kwargs):
 
 def arrays(variables):
     return [keras.ops.convert_to_numpy(v) for v in variables]
+
+
+def alone(model):
+    """Variables of the model, or of the first of its copies."""
+    return arrays((model.copy(0) if isinstance(model, ks.Copies) else model).variables)
 
 
 def assign(variables, values):
