@@ -79,7 +79,7 @@ class LookSAM(Method):
     def extras(self, weights):
         return weights if self.interval > 1 else []
 
-    def due(self):
+    def ascends(self):
         """Whether the update that comes next takes the second gradient."""
         return ops.equal(self.iterations % self.interval, 0)
 
@@ -93,14 +93,14 @@ class LookSAM(Method):
 
         if self.interval == 1:
             return clean._replace(grads=sharp())
-        grads = ops.cond(self.due(), sharp, lambda: clean.grads)
+        grads = ops.cond(self.ascends(), sharp, lambda: clean.grads)
         return clean._replace(grads=grads, extras={**clean.extras, self: clean.grads})
 
     def update(self, apply, grads, variables):
         if self.interval == 1:
             apply(grads)
             return
-        clean, sharp, due = self.mean_extras(), self.mean_gradient(grads), self.due()
+        clean, sharp, due = self.mean_extras(), self.mean_gradient(grads), self.ascends()
         between = ops.logical_and(ops.logical_not(due), self.due)
         length = ops.where(between, self.alpha * norm(clean), 0.0)
         apply(self.plus(grads, scale(length, [backend.read(u) for u in self.across])))
