@@ -46,6 +46,7 @@ class Method(Around):
     """
 
     statistics = "clean"  # Or "perturbed": BatchNormalization's are then those of `gradients`.
+    sets_weights = False  # Whether `update` sets the weights before the inner optimizer's update.
     own_point = False  # Whether `gradients` asks at weights that are not those it is given.
     per_copy = False  # Whether it does to each of some `Copies` what it does to a model.
     _asked = 0  # Calls of `apply` that are under way and were asked for their gradients.
@@ -69,10 +70,10 @@ class Method(Around):
                 "the optimizer that it wraps. `compile` adds the loss scale under mixed_float16."
             )
         own = [type(x).__name__ for x in chain(inner) if getattr(type(x), "own_point", False)]
-        if own and type(self).gradients is not Method.gradients:
+        if own and (type(self).gradients is not Method.gradients or self.sets_weights):
             raise ValueError(
-                f"`inner` must not be `{own[0]}`, which asks for gradients at weights of its own, "
-                f"so `{type(self).__name__}` would change nothing: put `{own[0]}` around it. "
+                f"`inner` must not be `{own[0]}`, which asks for gradients at weights of its own "
+                f"and would lose those of `{type(self).__name__}`: put `{own[0]}` around it. "
                 f"Received: inner={type(inner).__name__}"
             )
         super().__init__(learning_rate=lambda: self.inner.learning_rate, name=name)

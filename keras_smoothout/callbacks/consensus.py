@@ -1,4 +1,4 @@
-"""`ConsensusDistance`: a callback that measures how far copies of the weights are from each other."""
+"""`ConsensusDistance`: a callback that measures how far copies of the weights are apart."""
 
 import keras
 import numpy as np
