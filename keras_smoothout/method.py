@@ -41,6 +41,7 @@ class Method(Asks, Around):
             ask it.
     """
 
+    sets_weights = False  # Whether `update` sets the weights before the inner optimizer's update.
     own_point = False  # Whether `gradients` asks at weights that are not those it is given.
     per_copy = False  # Whether it does to each of some `Copies` what it does to a model.
 
@@ -63,10 +64,10 @@ class Method(Asks, Around):
                 "the optimizer that it wraps. `compile` adds the loss scale under mixed_float16."
             )
         own = [type(x).__name__ for x in chain(inner) if getattr(type(x), "own_point", False)]
-        if own and type(self).gradients is not Method.gradients:
+        if own and (type(self).gradients is not Method.gradients or self.sets_weights):
             raise ValueError(
-                f"`inner` must not be `{own[0]}`, which asks for gradients at weights of its own, "
-                f"so `{type(self).__name__}` would change nothing: put `{own[0]}` around it. "
+                f"`inner` must not be `{own[0]}`, which asks for gradients at weights of its own "
+                f"and would lose those of `{type(self).__name__}`: put `{own[0]}` around it. "
                 f"Received: inner={type(inner).__name__}"
             )
         super().__init__(learning_rate=lambda: self.inner.learning_rate, name=name)

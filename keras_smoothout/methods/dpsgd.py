@@ -67,6 +67,7 @@ class DPSGD(Method):
     """
 
     per_copy = True
+    sets_weights = True
 
     def __init__(self, inner, graph="ring", seed=0, **kwargs):
         check_choice("graph", graph, GRAPHS)

@@ -217,8 +217,9 @@ class EntropySGD(Method):
 
     def balanced(self, away):
         """The scope at which the spring holds as much energy as the loss."""
-        energy = dot(away, away) / (2 * (copies_of(self.trainable_variables) or 1))
-        return ops.cast(ops.where(energy > 0, self.mean_loss() / energy, 0.0), "float32")
+        copies = copies_of(self.trainable_variables) or 1
+        energy = ops.cast(dot(away, away), "float32") / (2 * copies)
+        return ops.where(energy > 0, self.mean_loss() / energy, 0.0)
 
     def gradient(self, grads):
         """Return the gradient of this step, the mean over replicas."""

@@ -130,6 +130,5 @@ class ReplicatedSGD(Method):
 
 def balanced(loss, away):
     """The coupling at which the springs hold as much energy as the loss."""
-    copies = away[0].shape[0]
-    energy = dot(away, away) / (2 * copies)
-    return ops.cast(ops.where(energy > 0, loss / energy, 0.0), "float32")
+    energy = ops.cast(dot(away, away), "float32") / (2 * away[0].shape[0])
+    return ops.where(energy > 0, loss / energy, 0.0)

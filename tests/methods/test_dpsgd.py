@@ -70,24 +70,30 @@ def test_the_exponential_graph_finds_the_mean_in_three_rounds_of_eight():
     assert np.abs(products[1] - 1 / 8).max() > 0.1
 
 
-@pytest.mark.parametrize("learners", [4, 5])
-def test_pairs_are_drawn_for_each_update(learners):
+def drawn(learners, seed=0):
+    """The matrices of random pairs of six updates."""
     model, batch = quadratic_copies(learners * [0.0], np.eye(learners))
-    model.compile(ks.DPSGD(keras.optimizers.SGD(0.1), "pairs"))
-    drawn = set()
+    model.compile(ks.DPSGD(keras.optimizers.SGD(0.1), "pairs", seed))
+    matrices = []
     for _ in range(6):
         assign(model, np.eye(learners))
         model.train_on_batch(*batch)
-        (matrix,) = model.get_weights()
+        matrices += model.get_weights()
+    return matrices
+
+
+@pytest.mark.parametrize("learners", [4, 5])
+def test_pairs_are_drawn_for_each_update(learners):
+    matrices = drawn(learners)
+    for matrix in matrices:
         assert_close(matrix.sum(0), 1.0, 1e-6)
         assert_close(matrix, matrix.T, 0)
         alone = np.sum(np.diag(matrix) == 1)
         assert alone == learners % 2
         assert np.sum(matrix == 0.5) == 2 * (learners - alone)
-        drawn.add(matrix.tobytes())
-    assert len(drawn) > 2
-    assert_equal(mixing("pairs", 4, 3), mixing("pairs", 4, 3))
-    assert np.any(mixing("pairs", 4, 3)[2] != mixing("pairs", 4, 3, seed=5)[2])
+    assert len({matrix.tobytes() for matrix in matrices}) > 1
+    assert_equal(drawn(learners), matrices)
+    assert any(np.any(a != b) for a, b in zip(drawn(learners, 5), matrices, strict=True))
 
 
 @pytest.mark.tensorflow

@@ -207,7 +207,7 @@ def test_a_method_around_it_counts_its_updates():
     assert [t + 1 for t in range(1, 12) if np.any(slow[t] != slow[t - 1])] == [6, 12]
 
 
-@pytest.mark.parametrize("outer", [ks.SmoothOut, ks.SAM, entropy])
+@pytest.mark.parametrize("outer", [ks.SmoothOut, ks.SAM, ks.DPSGD, entropy])
 def test_what_asks_elsewhere_goes_inside(outer):
     with pytest.raises(ValueError, match="`inner` must not be `EntropySGD`"):
         outer(entropy())

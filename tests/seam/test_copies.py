@@ -1,5 +1,7 @@
 """`Copies`: each copy is trained as the model alone, for all kinds of models and optimizers."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -405,3 +407,108 @@ def test_every_method_says_whether_it_is_per_copy():
             with pytest.raises(ValueError, match="treat each copy alone"):
                 model.compile(optimizer_of(name), LOSS)
     assert set(BASES) >= {"lars", "lamb"}
+
+
+def on_devices():
+    """One copy on each of eight devices, with its part of the batch."""
+    mesh = keras.distribution.DeviceMesh((8,), ["copies"])
+    layout = keras.distribution.LayoutMap(mesh)
+    layout["copies/.*"] = ("copies",)
+    return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="copies")
+
+
+X32 = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+Y32 = np.random.default_rng(1).integers(0, 3, 32)
+
+
+def eight(optimizer):
+    model = ks.Copies(small_net(), 8, initial="different")
+    model.compile(optimizer, LOSS, metrics=["accuracy"])
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+# What a step makes travel: the number of times that all kernels do, by each kind of message.
+TRAFFIC = {
+    "alone": (sgd, {}),
+    "ring": (lambda: ks.DPSGD(sgd(), "ring"), {"collective-permute": 2}),
+    "exponential": (lambda: ks.DPSGD(sgd(), "exponential"), {"collective-permute": 3}),
+    "complete": (lambda: ks.DPSGD(sgd(), "complete"), {"all-reduce": 1}),
+    "coupled": (lambda: ks.ReplicatedSGD(sgd(), 0.1), {"all-reduce": 1}),
+}
+
+
+FAST = ("alone", "ring")
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in TRAFFIC]
+)
+def test_a_copy_on_each_device(name):
+    import jax
+
+    make, expected = TRAFFIC[name]
+    one = eight(make())
+    history = one.fit(X32, Y32, 32, 2, shuffle=False, verbose=0).history
+    with on_devices().scope():
+        distribution = keras.distribution.distribution()
+        many = eight(make())
+        logs = many.fit(X32, Y32, 32, 2, shuffle=False, verbose=0).history
+        outputs = many.predict(X32, verbose=0)
+        mesh = distribution.device_mesh.backend_mesh
+        cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("copies"))
+        for variable in many.trainable_variables:
+            assert variable.value.addressable_shards[0].data.shape == (1, *variable.shape[1:])
+        batch = [jax.device_put(array, cut) for array in (X32, Y32)]
+        names = ("trainable_variables", "non_trainable_variables", "optimizer_variables")
+        state = many._get_jax_state(**dict.fromkeys((*names, "metrics_variables"), True))
+        program = jax.jit(many.train_step).lower(state, tuple(batch)).compile().as_text()
+    close([assigned(many)], [assigned(one)], 1e-5)
+    np.testing.assert_allclose(outputs, one.predict(X32, verbose=0), rtol=1e-4, atol=1e-5)
+    for key, numbers in history.items():
+        assert logs[key] == pytest.approx(numbers, rel=1e-4)
+    found = {}
+    for kind in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
+        messages = " ".join(re.findall(rf"= (.*) {kind}(?:-start)?\(", program))
+        kernels = len(re.findall(r"f32\[(?:1,)?6,8\]", messages))
+        if kernels:
+            found[kind] = kernels
+    assert found == expected
+
+
+def transformer():
+    """A small encoder of words, of two classes."""
+    words = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(9, 8)(words)
+    attended = layers.MultiHeadAttention(2, 4, dropout=0.1)(x, x)
+    x = layers.LayerNormalization()(x + attended)
+    x = layers.LayerNormalization()(x + layers.Dense(8)(layers.Dense(16, "gelu")(x)))
+    return keras.Model(words, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
+
+
+@pytest.mark.slow
+def test_a_transformer_trains_as_copies():
+    keras.utils.set_random_seed(0)
+    words = np.random.default_rng(0).integers(0, 9, (60, 6))
+    y = (words[:, 0] > 4).astype("int32")
+    model = ks.Copies(transformer(), 3)
+    model.compile(ks.ReplicatedSGD("adam", 0.1), LOSS, metrics=["accuracy"])
+    history = model.fit(words, y, 60, 60, verbose=0).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_a_resnet_of_keras_trains_as_copies():
+    keras.utils.set_random_seed(0)
+    net = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)
+    model = ks.Copies(net, 2)
+    x = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+    y = np.arange(8) % 3
+    model.compile(ks.DPSGD(keras.optimizers.SGD(0.01)), "sparse_categorical_crossentropy")
+    before = model.stacked(net.layers[2].kernel).numpy()
+    losses = [model.train_on_batch(x, y) for _ in range(3)]
+    after = model.stacked(net.layers[2].kernel).numpy()
+    assert np.all(np.isfinite(losses)) and np.all(np.any(after != before, (1, 2, 3, 4)))
+    assert model.predict(x, verbose=0).shape == (8, 3)
