@@ -9,7 +9,7 @@ import re
 
 import keras
 
-from keras_smoothout import methods
+from keras_smoothout import methods, scale_invariant
 
 CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 KERAS = {  # name: class, and the arguments that are options.
@@ -82,11 +82,21 @@ def used(method):
     return {"seed"}.union(*(names for _, names in nested(method)))
 
 
-def optimizer(options, method, seed, course):
-    """Return the optimizers of a nested method, one around the other."""
+def optimizer(options, method, seed, course, model=None):
+    """Return the optimizers of a nested method, one around the other.
+
+    With a `model`, the weights of `FixedEffectiveRate` are found in it, unless they are given.
+    """
     values = {name: getattr(options, name, None) for name in OPTIONS}
     values |= {"learning_rate": course.learning_rate(options), "radius": course.radius(options)}
     values = {name: None if value == AUTO else value for name, value in values.items()}
+    if model is not None and "weights" in used(method) and values["weights"] is None:
+        values["weights"] = scale_invariant(model)
+        if not values["weights"]:
+            raise ValueError(
+                f"{method} needs weights that only BatchNormalization follows: choose another "
+                "--model, or name --weights. Received: a model without any"
+            )
     inner = ()
     for depth, (cls, names) in enumerate(reversed(nested(method))):
         values["seed"] = seed + depth  # Nested noise is independent.

@@ -64,7 +64,7 @@ def build(options, method, seed, source, course):
     ghosts = options.ghost_batch_size or None
     model = ks.wrap(ks.convert(model, ghosts) if options.ghost_layers else model)
     model.compile(
-        optimizer=methods.optimizer(options, method, seed, course),
+        optimizer=methods.optimizer(options, method, seed, course, model),
         loss=keras.losses.CategoricalCrossentropy(True, options.label_smoothing),
         metrics=["accuracy"],
         ghost_batch_size=None if options.ghost_layers else ghosts,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from keras_smoothout.methods.ada_smoothout import AdaSmoothOut
 from keras_smoothout.methods.asam import ASAM
+from keras_smoothout.methods.fixed_effective_rate import FixedEffectiveRate
 from keras_smoothout.methods.gnp import GNP
 from keras_smoothout.methods.lamb import LAMB
 from keras_smoothout.methods.lars import LARS
@@ -29,12 +30,14 @@ class Row(NamedTuple):
         way: How it uses the seam: one of `WAYS`.
         callback: Name of the callback that it needs, which `train.py` does not have. Defaults to
             `None`.
+        example: Arguments with which the tests have it change all weights. Defaults to `{}`.
     """
 
     cls: type
     neutral: dict
     way: str
     callback: str | None = None
+    example: dict = {}
 
 
 METHODS = {
@@ -46,6 +49,9 @@ METHODS = {
     "gnp": Row(GNP, {"alpha": 0.0}, "two gradients"),
     "lookahead": Row(Lookahead, {"slow_step_size": 1.0}, "state in update"),
     "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
+    "fixedeffectiverate": Row(
+        FixedEffectiveRate, {"weights": (), "others": 1.0}, "own update", example={"others": 1.0}
+    ),
 }
 
 # Optimizers that go inside a method or stand alone.

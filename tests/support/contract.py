@@ -46,7 +46,7 @@ def fading(value):
 def row_of(row):
     """The function of a row of the package's table, which has what its callback would give it."""
     cls = row.cls if row.callback is None else directed(row.cls)
-    return lambda inner, s=1.0: cls(inner, **({} if s else row.neutral))
+    return lambda inner, s=1.0: cls(inner, **(row.example if s else row.neutral))
 
 
 Directed = directed(ks.NudgedSGD)
