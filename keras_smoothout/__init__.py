@@ -4,7 +4,12 @@ from keras_smoothout import backend as backend
 from keras_smoothout import callbacks, methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
 from keras_smoothout.batches import Epochs, NoiseScaleBatches, WarmUpBatches
-from keras_smoothout.callbacks import ConsensusDistance, DistanceFromInit, GradientNoiseScale
+from keras_smoothout.callbacks import (
+    ConsensusDistance,
+    DistanceFromInit,
+    FluctuationDissipation,
+    GradientNoiseScale,
+)
 from keras_smoothout.copies import Copies
 from keras_smoothout.ensemble import Ensemble
 from keras_smoothout.evaluation import Evaluation, Step
@@ -12,8 +17,10 @@ from keras_smoothout.find_radius import find_radius, find_rho
 from keras_smoothout.method import Method
 from keras_smoothout.methods import *
 from keras_smoothout.model import Model, TrainStep
+from keras_smoothout.persistent import PersistentBatches, replica_distance
 from keras_smoothout.recalibrate import recalibrate
 from keras_smoothout.sample import sample
+from keras_smoothout.scale_invariant import scale_invariant
 from keras_smoothout.soup import greedy_soup
 from keras_smoothout.weights_of import weights_of
 from keras_smoothout.wrap import wrap
@@ -28,11 +35,13 @@ __all__ = [
     "Epochs",
     "Ensemble",
     "Evaluation",
+    "FluctuationDissipation",
     "GradientNoiseScale",
     "GhostBatchNormalization",
     "Method",
     "Model",
     "NoiseScaleBatches",
+    "PersistentBatches",
     "Step",
     "TrainStep",
     "WarmUpBatches",
@@ -43,6 +52,8 @@ __all__ = [
     "greedy_soup",
     "recalibrate",
     "sample",
+    "replica_distance",
+    "scale_invariant",
     "scaling",
     "schedules",
     "weights_of",

@@ -9,7 +9,7 @@ import re
 
 import keras
 
-from keras_smoothout import methods
+from keras_smoothout import methods, scale_invariant
 from keras_smoothout.schedules import Strided
 
 CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
@@ -96,13 +96,23 @@ def stride(options, method):
     return next((getattr(options, "langevin_steps", None) or s for s in taken if s > 1), 1)
 
 
-def optimizer(options, method, seed, course):
-    """Return the optimizers of a nested method, one around the other."""
+def optimizer(options, method, seed, course, model=None):
+    """Return the optimizers of a nested method, one around the other.
+
+    With a `model`, the weights of `FixedEffectiveRate` are found in it, unless they are given.
+    """
     values = {name: getattr(options, name, None) for name in OPTIONS}
     values |= {"learning_rate": course.learning_rate(options), "radius": course.radius(options)}
     values = {name: None if value == AUTO else value for name, value in values.items()}
     if stride(options, method) > 1 and callable(values["learning_rate"]):
         values["learning_rate"] = Strided(values["learning_rate"], stride(options, method))
+    if model is not None and "weights" in used(method) and values["weights"] is None:
+        values["weights"] = scale_invariant(model)
+        if not values["weights"]:
+            raise ValueError(
+                f"{method} needs weights that only BatchNormalization follows: choose another "
+                "--model, or name --weights. Received: a model without any"
+            )
     inner = ()
     for depth, (cls, names) in enumerate(reversed(nested(method))):
         values["seed"] = seed + depth  # Nested noise is independent.

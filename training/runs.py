@@ -67,7 +67,7 @@ def build(options, method, seed, source, course):
     copies = methods.copies(options, method)
     model = ks.Copies(model, copies) if copies > 1 else ks.wrap(model)
     model.compile(
-        optimizer=methods.optimizer(options, method, seed, course),
+        optimizer=methods.optimizer(options, method, seed, course, model),
         loss=keras.losses.CategoricalCrossentropy(True, options.label_smoothing),
         metrics=["accuracy"],
         ghost_batch_size=None if options.ghost_layers else ghosts,

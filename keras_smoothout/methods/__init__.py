@@ -10,6 +10,7 @@ from keras_smoothout.methods.asam import ASAM
 from keras_smoothout.methods.awp import AWP
 from keras_smoothout.methods.dpsgd import DPSGD
 from keras_smoothout.methods.entropy_sgd import EntropySGD
+from keras_smoothout.methods.fixed_effective_rate import FixedEffectiveRate
 from keras_smoothout.methods.friendly_sam import FriendlySAM
 from keras_smoothout.methods.gnp import GNP
 from keras_smoothout.methods.gsam import GSAM
@@ -46,6 +47,7 @@ class Row(NamedTuple):
         callback: Name of the callback that it needs, which `train.py` does not have. Defaults to
             `None`.
         copies: Whether it needs several copies of the weights, `Copies`. Defaults to `False`.
+        example: Arguments with which the tests have it change all weights. Defaults to `{}`.
     """
 
     cls: type
@@ -53,6 +55,7 @@ class Row(NamedTuple):
     way: str
     callback: str | None = None
     copies: bool = False
+    example: dict = {}
 
 
 METHODS = {
@@ -73,6 +76,9 @@ METHODS = {
     "replicatedsgd": Row(ReplicatedSGD, {"coupling": 0.0}, "own update", copies=True),
     "dpsgd": Row(DPSGD, {}, "own update", copies=True),
     "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
+    "fixedeffectiverate": Row(
+        FixedEffectiveRate, {"weights": (), "others": 1.0}, "own update", example={"others": 1.0}
+    ),
 }
 
 # Optimizers that go inside a method or stand alone.

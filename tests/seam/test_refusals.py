@@ -57,6 +57,9 @@ MORE = {  # Arguments with a limit of their own, or with other values that are r
     "batch_sizes": (8, None, "8", [8], {}, {1: 2}),
     "rule": ("other", -1.0, math.nan, None),
     "warmup_epochs": FROM_0,
+    "share": (*NUMBERS, 0.0, 1.1),
+    "PersistentBatches-seed": FROM_0,
+    "PersistentBatches-start": FROM_0,
     "WarmUpBatches-seed": FROM_0,
     "WarmUpBatches-start": FROM_0,
     "NoiseScaleBatches-seed": FROM_0,
@@ -131,6 +134,7 @@ X, Y = np.ones((9, 2)), np.ones(9)
 A = np.diag([1.0, 2.0, 3.0])
 RECIPE = scaling.Recipe(8, 0.1, 9, (5,))
 PATH = landscape.Path([[np.zeros(2)], [np.ones(2)]])
+GEODESIC = landscape.Geodesic(PATH.points, [np.full(2, -1)])
 PROFILE = landscape.Profile(*np.ones((4, 2)))
 PLANE = landscape.Plane(np.arange(2), np.arange(2), np.eye(2), np.eye(2), np.zeros((1, 2)))
 CALLS = [
@@ -159,6 +163,7 @@ CALLS = [
     ),
     Call(ks.GradientNoiseScale, {"decay": 0.9}),
     Call(ks.sample, {"draw": 3}, lambda: (gaussian(),)),
+    Call(ks.PersistentBatches, {"share": 0.5, "time": 9.0, "seed": 3, "start": 3}, lambda: (X, Y)),
     Call(ks.DistanceFromInit, {"points_per_decade": 3}),
     Call(ks.callbacks.Averages, {"data": X, "batch_size": 8}),
     Call(ks.callbacks.Snapshots, {"start": 3, "period": 2, "keep": 2, "directory": "folder"}),
@@ -262,6 +267,14 @@ CALLS = [
         landscape.profile,
         {"points": 2},
         lambda: (objective(), landscape.straight(objective(), ends()[0])),
+    ),
+    Call(landscape.Geodesic.__call__, {"t": 0.5}, lambda: (GEODESIC,)),
+    Call(landscape.match, {"restarts": 1, "seed": 3}, lambda: 2 * (objective().model,)),
+    Call(landscape.ways, {"normal": True}, lambda: 2 * (objective().model,)),
+    Call(
+        landscape.barriers,
+        {"points": 2, "quantity": "loss"},
+        lambda: (*2 * [objective().model], np.eye(2, dtype="float32"), np.arange(2)),
     ),
     Call(landscape.summary, {"quantity": "loss"}, lambda: (PROFILE,)),
     Call(style.heights, {"quantity": "loss"}, lambda: (PLANE,)),

@@ -49,8 +49,8 @@ SHORT = {ks.EntropySGD: {"langevin_steps": 2}}  # What would do nothing in a few
 def row_of(row):
     """The function of a row of the package's table, which has what its callback would give it."""
     cls = row.cls if row.callback is None else directed(row.cls)
-    short = SHORT.get(row.cls, {})
-    return lambda inner, s=1.0: cls(inner, **(short if s else row.neutral))
+    given = row.example | SHORT.get(row.cls, {})
+    return lambda inner, s=1.0: cls(inner, **(given if s else row.neutral))
 
 
 Directed = directed(ks.NudgedSGD)
