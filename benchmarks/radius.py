@@ -19,6 +19,7 @@ from training import courses, runs
 
 PAGE = report.HERE.parent / "docs" / "large_batches.md"
 MARKS = "<!-- python -m benchmarks.radius -->", "<!-- end of the table -->"
+SETTINGS = [setting for setting, of in converged.SETTINGS.items() if not of.only]
 EPOCHS, EXAMPLES = 3, 1024
 SEARCHES = {
     "SmoothOut": lambda *data: ks.find_radius(*data),
@@ -60,7 +61,7 @@ def at(setting, label, value, done):
 
 def complete(done, path, data_dir):
     """Train what has no line yet."""
-    for setting in converged.SETTINGS:
+    for setting in SETTINGS:
         for label in SEARCHES:
             if converged.tuned(setting, label, done) is None:
                 continue
@@ -73,7 +74,7 @@ def complete(done, path, data_dir):
 def table(done):
     """Each suggestion beside the tuned best, and what both reach."""
     lines = []
-    for setting in converged.SETTINGS:
+    for setting in SETTINGS:
         for label in SEARCHES:
             values = converged.tuned(setting, label, done)
             found = done.get(gap.key(brief(setting, label, done))) if values else None
