@@ -137,7 +137,7 @@ class Checkpoint(keras.callbacks.Callback):
             return
         if self.writes:
             getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX has it elsewhere.
-            training = self._random | {"value": np.array(self._value)}
+            training = self._random | {"value": np.array(self._logged)}
             if self.position.step and not keras_internals.many_workers(self.model):
                 metrics = saved_state.of(self.model.metrics_variables)
                 training |= {f"{METRICS}{name}": array for name, array in metrics.items()}
@@ -165,7 +165,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._files.find_best()
         validation = fit.get("validation_data") is not None or fit.get("validation_split")
         self._validates, self._seldom = bool(validation), fit.get("validation_freq", 1) != 1
-        self._steps, self._time, self._value = 0, time.monotonic(), np.nan
+        self._steps, self._time, self._logged = 0, time.monotonic(), np.nan
         self.position, self._saved, self._random = Position(first), None, random_state.get()
         if self._resumed:
             self.position = self._saved = self._resumed.position
@@ -224,13 +224,13 @@ class Checkpoint(keras.callbacks.Callback):
                 f"`best` must be one of {sorted(logs)}, which the epochs log. "
                 f"{received('best', self.best)}"
             )
-        self._value = float(logs.get(self.best, np.nan))
-        better = self._files.is_better(self._value, self.position)
+        self._logged = float(logs.get(self.best, np.nan))
+        better = self._files.is_better(self._logged, self.position)
         last = self.model.stop_training or epoch + 1 == self.params.get("epochs")
         whole = self.every_epochs and (epoch + 1) % self.every_epochs == 0
         if better or last or whole or self._due():
             self.save()
-        self._value = np.nan
+        self._logged = np.nan
 
     def on_train_end(self, logs=None):
         keras_internals.begin_at(self.model, None)
