@@ -129,7 +129,8 @@ def called(make, arguments, *inner):
 def assert_alike(value, default):
     """Assert that `value` is what can stand in place of `default`."""
     schedule = isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
-    also = {float: (int, float), tuple: (list, tuple)}.get(type(default), type(default))
+    also = {float: (int, float), tuple: (list, tuple), type(None): (int, float, type(None))}
+    also = also.get(type(default), type(default))
     assert schedule and isinstance(default, float) or isinstance(value, also)
     assert isinstance(value, bool) == isinstance(default, bool)
 
