@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-compile -e
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: train test test-jax test-slow check format lint clean
+.PHONY: train test test-jax test-slow test-release check format lint clean
 
 train: .venv/train
 	$(BIN)/python train.py --compare=sgd,smoothout --radius=0.02 --batch_size=720 --epochs=30 \
@@ -18,10 +18,15 @@ test: .venv/test
 test-jax: .venv/test
 	KERAS_BACKEND=jax $(PYTEST) -m "not slow"
 
-# What only a release needs: soaks, installations, long recipes, noise as a generator.
+# Soaks, installations, long recipes.
 test-slow: .venv/test
-	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
-	KERAS_BACKEND=jax $(PYTEST) -m "slow and jax"
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "slow and not release"
+	KERAS_BACKEND=jax $(PYTEST) -m "slow and jax and not release"
+
+# What only a release needs: small experiments of the methods, every layer of Keras.
+test-release: .venv/test
+	KERAS_BACKEND=tensorflow $(PYTEST) -m release
+	KERAS_BACKEND=jax $(PYTEST) -m release
 
 check: lint test test-jax test-slow
 

@@ -25,11 +25,14 @@ else:
 SHARED = ("method", "wrapper", "callbacks_run", "folder", "objective", "dist")
 
 
+@pytest.hookimpl(tryfirst=True)  # Before `-m` chooses.
 def pytest_collection_modifyitems(items):
     """Leave out what is about the other backend's own machinery; group tests by what they share."""
     other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
     items[:] = [i for i in items if not i.get_closest_marker(other)]
     for item in items:
+        if item.get_closest_marker("release"):
+            item.add_marker("slow")
         rows = getattr(item, "callspec", None)
         for name in set(SHARED) & set(item.fixturenames):
             row = rows.params.get(name, "") if rows else ""

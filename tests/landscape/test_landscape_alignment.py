@@ -210,7 +210,7 @@ def test_the_function_is_kept_by_permutations_of_all_that_is_known():
     check_function_is_kept(model, normal=False)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_resnet50_of_keras():
     model = drawn(keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=10))
     units = landscape.hidden_units(model)
@@ -413,7 +413,7 @@ def test_weights_of_another_model_are_refused():
             call()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_barriers_of_two_trainings_on_digits():
     # The notes' experiment: train-error barriers of two nets 64-64-64-10 of other seeds.
     nets, x, y = experiment.trained(seeds=(0, 1))

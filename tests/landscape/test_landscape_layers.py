@@ -221,7 +221,7 @@ def test_every_layer_of_keras_has_a_row():
 
 @pytest.mark.filterwarnings("ignore:Layer 'flatten':UserWarning")  # It destroys a mask.
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ROWS]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.release) for n in ROWS]
 )
 def test_products_are_slopes(name, request):
     single = name in SINGLE

@@ -13,7 +13,7 @@ from support.nets import LOSS
 import keras_smoothout as ks
 from keras_smoothout.schedules import Strided
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 EPOCHS, BATCH = 100, 128
 STEPS = EPOCHS * -(-1200 // BATCH)
 

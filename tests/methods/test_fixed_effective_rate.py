@@ -252,7 +252,7 @@ class OwnCall(keras.Model):
         return x
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("a", [[1.0], [1.0, 2.0, 5.0], [0.3, 0.3, 4.0, 1.4]])
 def test_the_threshold_of_convergence(a):
     # F = sum a_i x_i^2 / |z_i|^2 is descended to 0 if and only if the rate is below 1 / sum(a). A

@@ -13,7 +13,7 @@ from support.nets import LOSS
 
 import keras_smoothout as ks
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 EPOCHS, BATCH = 100, 128
 

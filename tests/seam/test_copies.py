@@ -443,7 +443,7 @@ FAST = ("alone", "ring")
 
 @pytest.mark.jax
 @pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in TRAFFIC]
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.release) for n in TRAFFIC]
 )
 def test_a_copy_on_each_device(name):
     import jax
@@ -487,7 +487,7 @@ def transformer():
     return keras.Model(words, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_transformer_trains_as_copies():
     keras.utils.set_random_seed(0)
     words = np.random.default_rng(0).integers(0, 9, (60, 6))
@@ -498,7 +498,7 @@ def test_a_transformer_trains_as_copies():
     assert history["loss"][-1] < 0.5 * history["loss"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.tensorflow
 def test_a_resnet_of_keras_trains_as_copies():
     keras.utils.set_random_seed(0)

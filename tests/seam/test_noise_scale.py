@@ -159,7 +159,7 @@ def test_in_fit_the_size_of_an_epoch_is_the_scale_of_the_one_before():
     assert callback.scales[-1] == pytest.approx(5 / 11.25, rel=0.3)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_it_agrees_with_the_scale_that_is_measured_at_fixed_weights():
     from sklearn.datasets import load_digits
 

@@ -197,7 +197,7 @@ def test_the_gradient_is_that_of_the_step(momentum):
     assert logs["temperature"][0] == pytest.approx(counted[1] / 3, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_golden_replica_distance():
     # Two trainings of independent noise: half the squared distance is the variance.
     distances = []
@@ -242,7 +242,7 @@ def test_a_look_at_each_step_is_needed():
         model.fit(X[:4], X[:4], verbose=0, callbacks=[ks.FluctuationDissipation()])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_persistent_batches_part_further():
     # The notes' experiment: digits, a fifth of the labels redrawn, b=.1; the longer an example
     # stays, the further two trainings part.

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import averages
 
-pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]  # Runs once.
+pytestmark = [pytest.mark.release, pytest.mark.tensorflow]  # Runs once.
 
 
 def test_averages_gain_more_than_three_points_with_wrong_labels():
