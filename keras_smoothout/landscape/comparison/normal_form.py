@@ -154,7 +154,7 @@ def normal_form(model, weights=None):
     arrays = whole(model, model if weights is None else weights)
     arrays, dtypes = [a.astype("float64") for a in arrays], [a.dtype for a in arrays]
     sources, targets, last = parts(model, scales)
-    spheres, count, done, scale = [np.full(a.shape, -1) for a in arrays], 0, set(), 1.0
+    spheres, count, done, scale = [np.full(a.shape, -1, "int32") for a in arrays], 0, set(), 1.0
     ends = [group for group in sources if group.fixed == "the output" and not targets.get(group)]
     for group in [*(g for g in sources if not g.fixed), *ends]:
         done.add(group)
