@@ -114,6 +114,17 @@ def test_hutch_plus_plus_holds_each_vector_once():
     assert peak < 2.5 * products / 3 * n * 4  # LAPACK's work included; float64 alone would be 2.
 
 
+def test_density_holds_one_basis():
+    n, steps = 50_000, 40
+    values = np.linspace(0, 1, n, dtype="float32")
+    operator = LinearOperator((n, n), matvec=lambda v: values * v, dtype="float32")
+    tracemalloc.start()
+    density(operator, steps, probes=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * steps * n * 4
+
+
 @pytest.mark.parametrize("products", [30, 50])  # Of 30 vectors 20 are kept, at each restart.
 def test_giving_up_where_the_basis_is_full(products):
     even = np.diag(np.linspace(0, 1, 1000))

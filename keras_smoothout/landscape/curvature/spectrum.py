@@ -205,8 +205,7 @@ def density(operator, steps=60, probes=5, grid=1000, width=None, seed=0):
     steps = min(steps, n)
     values, weights = np.zeros((2, probes, steps))
     for i, start in enumerate(signs(n, probes, seed)):
-        found = lanczos(operator, steps, start)
-        theta, S = eigh_tridiagonal(found.diagonal, found.off_diagonal[:-1])
+        theta, S = eigh_tridiagonal(*_tridiagonal(operator, steps, start))
         values[i], weights[i, : len(theta)] = np.resize(theta, steps), S[0] ** 2
     low, high = values.min(), values.max()
     if width is None:
@@ -219,3 +218,9 @@ def density(operator, steps=60, probes=5, grid=1000, width=None, seed=0):
     )
     error = bells.std(axis=0, ddof=1) / probes**0.5
     return Density(grid, bells.mean(axis=0), error, values, weights)
+
+
+def _tridiagonal(operator, steps, start):
+    """Both diagonals of `lanczos`, without its basis: the next one needs the memory."""
+    found = lanczos(operator, steps, start)
+    return found.diagonal, found.off_diagonal[:-1]

@@ -34,7 +34,7 @@ def keskar_sharpness(objective, radius=5e-4, dimensions=None, iterations=10, rep
     Returns:
         An `Estimate`, in percent; its standard error is that over manifolds, 0 for a single one.
 
-    Cost: some `2 * iterations` gradients for each repeat, and 40 copies of the weights in float64
+    Cost: some `2 * iterations` gradients for each repeat, and 46 copies of the weights in float64
         (full space) or `dimensions` of them in float32 (manifold).
     Differs from the paper: the start of the ascent. The script that came with SmoothOut hands
         L-BFGS-B the negative loss with the gradient of the positive one, so it stops where it
