@@ -177,14 +177,14 @@ def mean_over_chunks(on_chunk, weights, state, data, size):
         weights: List of tensors, shaped as the gradients.
         state: List of tensors, the state before the first chunk.
         data: Nested structure of tensors whose first axes are the batch.
-        size: Number of examples in a chunk; the last chunk holds the remainder.
+        size: Number of examples in a chunk; the last chunk holds the remainder. `None` for one.
     """
 
     def split(function):
         return keras.tree.map_structure(lambda x: x if x is None else function(x), data)
 
     batch = length(data)
-    if isinstance(batch, int) and batch <= size:
+    if size is None or isinstance(batch, int) and batch <= size:
         return on_chunk(state, data, 0)
     full = batch // size
 

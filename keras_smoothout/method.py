@@ -5,8 +5,6 @@ what is done with them. A method overrides one of two hooks, and each hook recei
 happened without it.
 """
 
-import contextlib
-import functools
 import inspect
 import threading
 
@@ -140,10 +138,7 @@ class Method(Around):
         return self._completed(1)
 
     def _completed(self, further):
-        """Whether an update is complete after `further` calls, 0 or 1.
-
-        A method that updates the weights in some of its calls alone overrides it.
-        """
+        """Whether an update is complete after `further` calls, 0 or 1; some methods skip calls."""
         if isinstance(self.inner, Method):
             return self.inner._completed(further)
         steps = self.inner.gradient_accumulation_steps
@@ -170,10 +165,7 @@ class Method(Around):
         """Return the mean loss of the batch over replicas, in `update` but in no condition."""
         loss = getattr(handed, "loss", None)
         if loss is None:
-            raise RuntimeError(
-                f"`{type(self).__name__}` has to know the loss, which this model's train step does "
-                "not tell: use `keras_smoothout.wrap(model)`."
-            )
+            raise RuntimeError("Only `keras_smoothout.wrap(model)` tells a method the loss.")
         return ops.cast(backend.all_reduce_sum([loss])[0], "float32")
 
     def share(self, gradient):
@@ -221,47 +213,6 @@ class Method(Around):
                 for n, v in config.items()
             }
         )
-
-
-def ask(optimizer, evaluate, weights, step):
-    """Return the `Evaluation` that a nest of methods asks for, the outermost first."""
-    for method in reversed(chain(optimizer)):
-        if isinstance(method, Method):
-            evaluate = functools.partial(_ask_one, method, evaluate, step)
-    return evaluate(weights)
-
-
-def _ask_one(method, evaluate, step, weights):
-    return method.gradients(evaluate, weights, step)
-
-
-@contextlib.contextmanager
-def asked(optimizer, loss=None):
-    """Vouch for the gradients that are applied inside: `ask` has returned them, and the `loss`."""
-    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
-    for method in methods:
-        method._asked += 1
-    handed.loss = loss
-    try:
-        yield
-    finally:
-        handed.loss = None
-        for method in methods:
-            method._asked -= 1
-
-
-def evaluation_weights(optimizer):
-    """Return the weights to evaluate with by the outermost method that has any, or `None`."""
-    optimizers = chain(optimizer) if optimizer is not None else []
-    methods = [method for method in optimizers if isinstance(method, Method)]
-    wanted = (method.evaluation_weights() for method in methods if method.built)
-    return next((weights for weights in wanted if weights is not None), None)
-
-
-def keeps_perturbed(optimizer):
-    """Whether a method in a nest wants the moving statistics of its own passes."""
-    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
-    return any(method.statistics == "perturbed" for method in methods)
 
 
 def included(variables, exclude):

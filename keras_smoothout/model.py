@@ -8,10 +8,11 @@ from keras import layers, ops
 
 from keras_smoothout import backend, keras_internals, train_step
 from keras_smoothout.around import chain, reach_through
+from keras_smoothout.asks import ask, keeps_perturbed
 from keras_smoothout.checks import check_count, check_fit, check_ghosts, check_mean
 from keras_smoothout.evaluation import Batch, Step, length, mean_over_chunks
 from keras_smoothout.keras_internals import Functional
-from keras_smoothout.method import Method, ask, keeps_perturbed
+from keras_smoothout.method import Method
 from keras_smoothout.moving_statistics import clean, share_of, weighed
 
 FIT = inspect.signature(keras.Model.fit)
@@ -181,11 +182,8 @@ class TrainStep(train_step.Repairs):
                 after = weighed(self, share_of(seen, ops.minimum(size, examples)), state, after)
             return [*asked.grads, ops.cast(asked.loss, keras.config.floatx())], after
 
-        if size is None:
-            (*grads, loss), state = on_chunk(state, data, 0)
-        else:
-            shaped = [*weights, ops.zeros(())]
-            (*grads, loss), state = mean_over_chunks(on_chunk, shaped, state, data, size)
+        shaped = [*weights, ops.zeros(())]
+        (*grads, loss), state = mean_over_chunks(on_chunk, shaped, state, data, size)
         if any(elsewhere) and not keeps_perturbed(optimizer):
             x = keras.utils.unpack_x_y_sample_weight(data)[0]
             state = clean(self, weights, before, state, x)

@@ -5,7 +5,7 @@ import contextlib
 from keras import ops
 
 from keras_smoothout import backend
-from keras_smoothout.method import evaluation_weights
+from keras_smoothout.asks import evaluation_weights
 from keras_smoothout.moving_statistics import batch_norms, copied, statistics
 from keras_smoothout.recalibrate import recalibrate
 

@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from keras_smoothout import backend
+from keras_smoothout.asks import asked, evaluation_weights
 from keras_smoothout.evaluation import remembered
-from keras_smoothout.method import asked, evaluation_weights
 
 
 def build(model, data):

@@ -5,8 +5,8 @@ import contextlib
 import tensorflow as tf
 
 from keras_smoothout import backend, keras_internals
+from keras_smoothout.asks import asked, evaluation_weights
 from keras_smoothout.evaluation import at, state_variables
-from keras_smoothout.method import asked, evaluation_weights
 
 
 def build(model, data):

@@ -32,6 +32,7 @@ FLOORS = [
     "moving_statistics",
     "around",
     "method",
+    "asks",
     "train_step",
 ]
 LANDSCAPE = ["curvature", "sharpness", "surface", "comparison", "tracking"]

@@ -8,7 +8,7 @@ from support.nets import LOSS, assert_equal, images, sgd, standard_net, two_repl
 
 import keras_smoothout as ks
 from keras_smoothout import backend
-from keras_smoothout.method import evaluation_weights
+from keras_smoothout.asks import evaluation_weights
 
 
 @keras.saving.register_keras_serializable("weights_of")
