@@ -191,10 +191,10 @@ def mean_over_chunks(on_chunk, like, state, data, size):
         like: List of tensors, shaped as those of a chunk.
         state: List of tensors, the state before the first chunk.
         data: Nested structure of tensors whose first axes are the batch.
-        size: Number of examples in a chunk; the last chunk holds the remainder.
+        size: Number of examples in a chunk; the last chunk holds the remainder. `None` for one.
     """
     batch = length(data)
-    if isinstance(batch, int) and batch <= size:
+    if size is None or isinstance(batch, int) and batch <= size:
         return on_chunk(state, data, 0)
     full = batch // size
 

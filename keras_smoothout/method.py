@@ -130,10 +130,7 @@ class Method(Asks, Around):
         return self._completed(1)
 
     def _completed(self, further):
-        """Whether an update is complete after `further` calls, 0 or 1.
-
-        A method that updates the weights in some of its calls alone overrides it.
-        """
+        """Whether an update is complete after `further` calls, 0 or 1; some methods skip calls."""
         if isinstance(self.inner, Method):
             return self.inner._completed(further)
         steps = self.inner.gradient_accumulation_steps

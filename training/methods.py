@@ -92,8 +92,9 @@ def copies(options, method):
 
 def stride(options, method):
     """The number of steps for one update of the base."""
-    taken = (arguments(cls).get("langevin_steps", 1) for cls, _ in nested(method))
-    return next((getattr(options, "langevin_steps", None) or s for s in taken if s > 1), 1)
+    taken = (arguments(cls).get("langevin_steps") for cls, _ in nested(method))
+    default, given = next(filter(None, taken), None), getattr(options, "langevin_steps", None)
+    return max(1, default if given is None else given) if default else 1
 
 
 def optimizer(options, method, seed, course, model=None):

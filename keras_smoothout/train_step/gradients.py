@@ -42,10 +42,7 @@ def gradients(model, weights, state, data):
         tensors += [] if watcher is None else [dot(asked.grads, asked.grads)]
         return [*tensors, ops.cast(asked.loss, keras.config.floatx())], after
 
-    if size is None:
-        means, state = on_chunk(state, data, 0)
-    else:
-        means, state = mean_over_chunks(on_chunk, like, state, data, size)
+    means, state = mean_over_chunks(on_chunk, like, state, data, size)
     if any(elsewhere) and not keeps_perturbed(optimizer):
         x = keras.utils.unpack_x_y_sample_weight(data)[0]
         state = clean(model, weights, before, state, x)

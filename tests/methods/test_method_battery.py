@@ -14,6 +14,7 @@ import pytest
 from support.contract import (
     BASES,
     BATCH,
+    COPIED,
     METHODS,
     STEPS,
     alone,
@@ -158,7 +159,8 @@ def test_reduces_to_its_inner_optimizer(wrapper):
     model = compiled(wrapper, strength=0.0)
     history = fit(model, 2).history
     expected, variables = plain()
-    same(alone(model), variables)
+    # TensorFlow rewrites the graph of a stack of one copy in another way.
+    close(alone(model), variables, 1e-6) if wrapper in COPIED else same(alone(model), variables)
     for name, numbers in expected.items():
         assert history[name] == pytest.approx(numbers, rel=1e-5)
 
