@@ -5,7 +5,7 @@ of the package uses a private name of Keras; `tests/seam/test_imports.py` keeps 
 """
 
 import keras
-from keras.src.backend import AutocastScope, get_keras_mask, set_keras_mask
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.models import functional
 from keras.src.utils import tracking
 
@@ -140,15 +140,6 @@ def carry_mask(tensors, tensor, function):
     if all(mask is not None for mask in masks):
         set_keras_mask(tensor, function(masks))
     return tensor
-
-
-def uncast():
-    """Context in which variables are read as they are, inside of a layer's call, too.
-
-    Why: losses of the weights are those of the variables' precision, which mixed precision casts.
-    Seen: 3.15.1. Until: the scope has a public name.
-    """
-    return AutocastScope(None)
 
 
 def emptied(variable):
