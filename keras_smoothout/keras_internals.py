@@ -155,15 +155,6 @@ def carry_mask(tensors, tensor, function):
     return tensor
 
 
-def uncast():
-    """Context in which variables are read as they are, inside of a layer's call, too.
-
-    Why: losses of the weights are those of the variables' precision, which mixed precision casts.
-    Seen: 3.15.1. Until: the scope has a public name.
-    """
-    return AutocastScope(None)
-
-
 def emptied(variable):
     """Whether `variable` has lost its value, as on JAX while `fit` holds the values of a model.
 

@@ -254,8 +254,9 @@ def included(variables, exclude):
         *layers, name = variable.path.split("/")
         if {*layers, name} & set(exclude) or "gamma" in exclude and name == "scale":
             return True
-        axes = len(variable.shape) - (copies_of([variable]) is not None)
-        return "vector" in exclude and "kernel" not in name and axes < 2
+        if "vector" not in exclude or "kernel" in name:
+            return False
+        return len(variable.shape) - (copies_of([variable]) is not None) < 2
 
     return tuple(i for i, v in enumerate(variables) if not is_excluded(v))
 

@@ -67,8 +67,7 @@ def run(model, order, values, inputs, training=False):
         before = [scope.get_current_value(v) for v in order]
         outputs = model(inputs, training=training)
         after = [scope.get_current_value(v) for v in order]
-        with keras_internals.uncast():
-            losses = list(model.losses)
+        losses = [ops.cast(loss, keras.config.floatx()) for loss in model.losses]
     if scope.state_mapping.keys() - known.keys():
         raise ValueError(
             "`model` changes a variable that is not its own, and the change would be lost: metrics "
