@@ -7,7 +7,7 @@ of the package uses a private name of Keras; `tests/seam/test_imports.py` keeps 
 import inspect
 
 import keras
-from keras.src.backend import AutocastScope, get_keras_mask, set_keras_mask
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state
 from keras.src.models import functional
 from keras.src.utils import python_utils, tracking
