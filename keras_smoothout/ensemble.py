@@ -75,11 +75,11 @@ class Ensemble(keras.Model):
                 "`loss` takes logits, and an ensemble returns probabilities: leave `from_logits` "
                 f"at False. Received: loss={logits[0].name} with from_logits=True"
             )
+        if self.optimizer is not None:  # As it is when the ensemble is loaded.
+            self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
 
     @property
     def losses(self):

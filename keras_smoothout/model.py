@@ -26,7 +26,6 @@ class TrainStep(train_step.Repairs, Saving):
     no ghost batches the step is `keras.Model`'s own.
     """
 
-    ghost_batch_size = None
     _reached = False  # Whether the train step that runs has come to ours.
     _watcher = None  # A callback that sees the norms of the gradients of a step, or `None`.
 

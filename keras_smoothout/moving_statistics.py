@@ -6,6 +6,7 @@ where gradients are asked for elsewhere, the statistics are those of a pass of t
 
 import contextlib
 import functools
+import threading
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from keras_smoothout.evaluation import at, length, present, rows_of, state_varia
 
 SHARE = 16  # A clean pass sees one in so many examples: forward only, it is 2 % of a step.
 FEWEST = 32  # Examples that it sees at least, if the batch has them.
+MUTEX, CHANGED = threading.Lock(), {}  # Of `momentum_of`: by layer, its users and what it had.
 COUNTED = 384  # Examples, of one pass or several, that the statistics are a mean of.
 
 
@@ -127,15 +129,27 @@ def weighed(model, share, before, after):
 
 @contextlib.contextmanager
 def momentum_of(norms, change):
-    """Have `change(layer)` as the momentum of each of the layers `norms`, for a while."""
-    kept = [layer.momentum for layer in norms]
-    try:
+    """Have `change(layer)` as the momentum of each of the layers `norms`, for a while.
+
+    Replicas are threads that wait for each other inside: the first one sets it, and the last one
+    puts back what was there.
+    """
+    with MUTEX:
         for layer in norms:
-            layer.momentum = change(layer)
+            users, kept = CHANGED.get(id(layer), (0, layer.momentum))
+            CHANGED[id(layer)] = users + 1, kept
+            if not users:
+                layer.momentum = change(layer)
+    try:
         yield
     finally:
-        for layer, momentum in zip(norms, kept, strict=True):
-            layer.momentum = momentum
+        with MUTEX:
+            for layer in norms:
+                users, kept = CHANGED.pop(id(layer))
+                if users > 1:
+                    CHANGED[id(layer)] = users - 1, kept
+                else:
+                    layer.momentum = kept
 
 
 def moving(layer):

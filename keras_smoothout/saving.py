@@ -18,6 +18,8 @@ CURE = (
 class Saving:
     """Mixin: saves `ghost_batch_size`, and refuses Keras' older format, which would lose it."""
 
+    ghost_batch_size = None
+
     def save(self, filepath, *args, **kwargs):
         """Save the model, as `keras.Model.save` does.
 

@@ -22,7 +22,7 @@ else:
 
 
 # Fixtures of modules that are expensive to make: their tests stay in one worker.
-SHARED = ("method", "wrapper", "callbacks_run", "folder", "objective", "dist")
+SHARED = ("method", "wrapper", "callbacks_run", "folder", "objective", "dist", "trained")
 
 
 @pytest.hookimpl(tryfirst=True)  # Before `-m` chooses.

@@ -262,7 +262,7 @@ USES = [  # The model, its use, the error, and words of it.
     (classifier, fitting(y=np.eye(3)[Y]), ValueError, "target.shape=(6, 3), output.shape=(6, 3)"),
     (classifier, fitting(X[:0], Y[:0]), ValueError, "`x` ... x of shape (0, 3)"),
     (classifier, fitting(y=Y[:0]), ValueError, "`y` ... y of shape (0,)"),
-    (classifier, on_batch, ValueError, "Received: an empty batch"),
+    (classifier, on_batch, ValueError, "`x` ... x of shape (0, 3)"),
     (classifier, fitting(y=Y[:5]), ValueError, "same number of samples"),
     *(
         (classifier, fitting(fit={"batch_size": size}), ValueError, f"{SIZE}{size}")

@@ -107,11 +107,13 @@ BACKENDS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @BACKENDS
 def test_all_global_state_is_as_before_and_names_are_those_of_a_fresh_process(backend):
     assert run(SAME, backend) == run(PLAIN, backend)
 
 
+@pytest.mark.slow
 @BACKENDS
 def test_the_floating_point_type_can_still_be_chosen(backend):
     assert run(POLICY, backend) == "{'float64'} float64\n"

@@ -35,6 +35,7 @@ FLOORS = [
     "moving_statistics",
     "around",
     "asks",
+    "whole",
     "method",
     "train_step",
 ]
@@ -269,8 +270,9 @@ def test_no_test_imports_a_test():
 
 
 def test_no_file_is_too_long():
-    for file, path in FILES.items():
-        assert len(path.read_text().splitlines()) <= 250, file
+    for file, path in FILES.items():  # One file has all private names of Keras.
+        most = 300 if file == "keras_internals.py" else 250
+        assert len(path.read_text().splitlines()) <= most, file
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -319,6 +321,7 @@ def python(code, backend):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "absent"), [("jax", "tensorflow"), ("tensorflow", "jax")])
 def test_one_backend_runs_where_the_other_is_not_installed(backend, absent):
     run = python(TRAIN.format(backend=backend, absent=absent), backend)

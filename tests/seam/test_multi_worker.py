@@ -41,6 +41,7 @@ def trained(folder):
     return [json.loads((folder / f"{index}.json").read_text()) for index in range(2)]
 
 
+@pytest.mark.slow
 def test_two_workers(tmp_path):
     """One test, so that the pair of processes starts once."""
     workers = trained(tmp_path)

@@ -48,6 +48,7 @@ OWN = {
     "get_config",
     "gradients",
     "name",
+    "per_copy",
     "stateless_apply",
     "statistics",
 }

@@ -13,7 +13,7 @@ SOAKS = zip(faults.KINDS, (4, 2, 1, 1), (8, 6, 4, 4), strict=True)
 @pytest.mark.parametrize(
     ("kind", "kills", "epochs"),
     [
-        ("TensorFlow", 1, 3),
+        pytest.param("TensorFlow", 1, 3, marks=pytest.mark.release),
         *[pytest.param(*row, marks=pytest.mark.slow) for row in SOAKS],
     ],
 )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -54,6 +55,14 @@ def ending(argv):
     with pytest.raises(SystemExit) as exit:
         train.main(options.parse(["train.py", *argv]))
     return str(exit.value)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(folder, *TINY, "--epochs=1")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -151,8 +160,8 @@ def test_a_run_that_was_killed_while_saving_resumes_to_the_same_numbers(
         (lambda path: path.with_name("metrics.csv").write_text(""), "has 0 epochs of 1"),
     ],
 )
-def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, spoil, words):
-    run(tmp_path, *TINY, "--epochs=1")
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, trained, spoil, words):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     (checkpoint,) = checkpoints(tmp_path)
     spoil(checkpoint)
     message = ending(["--resume", f"--workdir={tmp_path}", "--epochs=2"])
