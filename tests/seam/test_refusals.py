@@ -57,6 +57,9 @@ MORE = {  # Arguments with a limit of their own, or with other values that are r
     "batch_sizes": (8, None, "8", [8], {}, {1: 2}),
     "rule": ("other", -1.0, math.nan, None),
     "warmup_epochs": FROM_0,
+    "every_minutes": tuple(value for value in NUMBERS if value is not None),
+    "mode": ("other", 3),
+    "Epochs-seed": FROM_0,
     "share": (*NUMBERS, 0.0, 1.1),
     "PersistentBatches-seed": FROM_0,
     "PersistentBatches-start": FROM_0,
@@ -165,6 +168,17 @@ CALLS = [
     Call(ks.sample, {"draw": 3}, lambda: (gaussian(),)),
     Call(ks.PersistentBatches, {"share": 0.5, "time": 9.0, "seed": 3, "start": 3}, lambda: (X, Y)),
     Call(ks.DistanceFromInit, {"points_per_decade": 3}),
+    Call(ks.Epochs, {"batch_size": 2, "seed": 3, "drop_remainder": True}, lambda: (X, Y)),
+    Call(
+        ks.callbacks.Checkpoint,
+        {"every_epochs": 1, "every_steps": 2, "every_minutes": 1.0, "keep": 2},
+        lambda: ("folder",),
+    ),
+    Call(
+        ks.callbacks.Checkpoint,
+        {"mode": "min"},
+        lambda: ("folder", 1, None, None, 2, "val_loss"),
+    ),
     Call(ks.callbacks.Averages, {"data": X, "batch_size": 8}),
     Call(ks.callbacks.Snapshots, {"start": 3, "period": 2, "keep": 2, "directory": "folder"}),
     Call(ks.callbacks.LAWA, {"window": 2, "start": 3, "data": X, "batch_size": 8}),
@@ -339,9 +353,11 @@ def test_every_argument_that_is_checked_has_a_row():
     assert len(found) > 80
     # Labels are in test_errors, test_landscape_objective and test_landscape_command; endless data
     # in test_errors and test_recalibrate; weights that do not fit in test_averages, test_ensemble.
-    elsewhere = {(file, "y") for file in ("checks.py", "data.py", "__main__.py")}
+    elsewhere = {(file, "y") for file in ("data.py", "__main__.py")}
     elsewhere |= {("recalibrate.py", "data"), ("data.py", "x"), ("weights_of.py", "weights")}
     elsewhere |= {("ensemble.py", "members"), ("ensemble.py", "arrays"), ("soup.py", "snapshots")}
+    elsewhere |= {("model.py", f"{method}_on_batch") for method in ("train", "test")}
+    elsewhere |= {("model.py", "fit"), ("model.py", "evaluate")}  # Names of methods, not arguments.
     assert found - rows == elsewhere
 
 
