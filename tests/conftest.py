@@ -25,12 +25,24 @@ else:
 SHARED = ("method", "wrapper", "callbacks_run", "folder", "objective", "dist", "trained")
 
 
+# Files about what no backend changes, or little: on JAX only a release runs them.
+NEUTRAL = """
+landscape_callbacks landscape_command landscape_connectivity landscape_measures
+landscape_similarity landscape_spectrum landscape_surface landscape_symmetry landscape_layers
+landscape_alignment landscape_plots curvature_learning_rate properties reach refusals scaling
+schedules cycles find_radius ensemble averages persistent checkpoint_files roles readme strangers
+benchmarks
+""".split()
+
+
 @pytest.hookimpl(tryfirst=True)  # Before `-m` chooses.
 def pytest_collection_modifyitems(items):
     """Leave out what is about the other backend's own machinery; group tests by what they share."""
     other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
     items[:] = [i for i in items if not i.get_closest_marker(other)]
     for item in items:
+        if other == "tensorflow" and item.module.__name__.rpartition("test_")[2] in NEUTRAL:
+            item.add_marker("release")
         if item.get_closest_marker("release"):
             item.add_marker("slow")
         rows = getattr(item, "callspec", None)
