@@ -31,8 +31,11 @@ landscape_callbacks landscape_command landscape_connectivity landscape_measures
 landscape_similarity landscape_spectrum landscape_surface landscape_symmetry landscape_layers
 landscape_alignment landscape_plots curvature_learning_rate properties reach refusals scaling
 schedules cycles find_radius ensemble averages persistent checkpoint_files roles readme strangers
-benchmarks
+benchmarks memory saving interruption noise sample
 """.split()
+# Methods that use the seam as others do: on JAX only a release runs these batteries of them.
+TWINS = set("adasmoothout asam gnp gsam awp friendlysam msam dpsgd padam lars".split())
+BATTERIES = "method_battery copies".split()
 
 
 @pytest.hookimpl(tryfirst=True)  # Before `-m` chooses.
@@ -41,7 +44,10 @@ def pytest_collection_modifyitems(items):
     other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
     items[:] = [i for i in items if not i.get_closest_marker(other)]
     for item in items:
-        if other == "tensorflow" and item.module.__name__.rpartition("test_")[2] in NEUTRAL:
+        file = item.module.__name__.rpartition("test_")[2]
+        rows = set(item.callspec.id.split("-")) if hasattr(item, "callspec") else set()
+        twin = file in BATTERIES and rows & TWINS
+        if other == "tensorflow" and (file in NEUTRAL or twin):
             item.add_marker("release")
         if item.get_closest_marker("release"):
             item.add_marker("slow")
