@@ -13,8 +13,8 @@ SOAKS = zip(faults.KINDS, (4, 2, 1, 1), (8, 6, 4, 4), strict=True)
 @pytest.mark.parametrize(
     ("kind", "kills", "epochs"),
     [
-        pytest.param("TensorFlow", 1, 3, marks=pytest.mark.release),
-        *[pytest.param(*row, marks=pytest.mark.slow) for row in SOAKS],
+        pytest.param("TensorFlow", 1, 3, marks=pytest.mark.slow),
+        *[pytest.param(*row, marks=pytest.mark.release) for row in SOAKS],
     ],
 )
 def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path, kind, kills, epochs):
@@ -40,7 +40,7 @@ def test_the_check_can_fail(tmp_path):
         faults.check(a, b)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("program", interruptions.PROGRAMS)
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_a_run_that_is_ended_within_epochs_ends_as_the_undisturbed_one(tmp_path, program, backend):
