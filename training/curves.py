@@ -86,7 +86,8 @@ def learning(histories, path, title):
         path: file to write.
         title: words above the picture.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    height = max(4.2, 0.5 * len(histories))  # Room for two lines of the legend for each method.
+    figure, axes = plt.subplots(1, 2, figsize=(11, height), layout="constrained")
     figure.suptitle(title)
     for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
         for (method, runs), color in zip(histories.items(), itertools.cycle(COLORS)):
