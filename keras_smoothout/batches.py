@@ -10,8 +10,8 @@ import numpy as np
 from keras_smoothout.checks import check_count, check_switch, received
 
 
-class Shuffled(keras.utils.PyDataset):
-    """Examples in an order that is new in each pass, without end: an index counts all batches."""
+class Endless(keras.utils.PyDataset):
+    """Batches that never end, of arrays in memory: an index counts all of them from `start` on."""
 
     def __init__(self, x, y, seed, start=0, **kwargs):
         super().__init__(**kwargs)
@@ -29,7 +29,6 @@ class Shuffled(keras.utils.PyDataset):
         check_count("seed", seed, least=0)
         check_count("start", start, least=0)
         self.x, self.y, self.seed, self.start = np.asarray(x), np.asarray(y), seed, start
-        self._order = functools.lru_cache(maxsize=2)(self._new_order)
 
     @property
     def num_batches(self):
@@ -44,6 +43,14 @@ class Shuffled(keras.utils.PyDataset):
             steps: Number of steps in an epoch.
         """
         self.start = epoch * steps + step
+
+
+class Shuffled(Endless):
+    """Examples in an order that is new in each pass."""
+
+    def __init__(self, x, y, seed, start=0, **kwargs):
+        super().__init__(x, y, seed, start, **kwargs)
+        self._order = functools.lru_cache(maxsize=2)(self._new_order)
 
     def _new_order(self, number):
         return np.random.default_rng([self.seed, number]).permutation(len(self.x))

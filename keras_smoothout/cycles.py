@@ -8,6 +8,7 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_smoothout.checks import check_count, check_number, check_strength
+from keras_smoothout.saving import deserialized, serialized
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -167,16 +168,11 @@ class Join(LearningRateSchedule):
         return ops.where(step < self.steps, first, second)
 
     def get_config(self):
-        config = {"first": self.first, "second": self.second, "steps": self.steps}
-        serialize = keras.saving.serialize_keras_object
-        return {
-            n: serialize(v) if isinstance(v, LearningRateSchedule) else v for n, v in config.items()
-        }
+        return serialized({"first": self.first, "second": self.second, "steps": self.steps})
 
     @classmethod
     def from_config(cls, config):
-        deserialize = keras.saving.deserialize_keras_object
-        return cls(**{n: deserialize(v) if isinstance(v, dict) else v for n, v in config.items()})
+        return cls(**deserialized(config))
 
 
 def _at(schedule, step):

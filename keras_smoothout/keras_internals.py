@@ -4,8 +4,6 @@ Each entry says why it is needed, in which version it was last seen, and until w
 of the package uses a private name of Keras; `tests/seam/test_imports.py` keeps it so.
 """
 
-import inspect
-
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state
@@ -162,26 +160,6 @@ def emptied(variable):
     Seen: 3.15.1. Until: `fit` restores the values itself.
     """
     return variable._value is None
-
-
-def running_fit(model, frame=None):
-    """The arguments and other names of the `fit` of `model` that is running, or `None`.
-
-    Args:
-        model: A Keras model.
-        frame: Frame inside of which `fit` is looked for. Defaults to `None`, this one.
-
-    Why: `fit` tells callbacks neither its data nor that it ended by an error.
-    Seen: 3.15.1. Until: callbacks are told.
-    """
-    frame = frame or inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_name == "fit":
-            names = frame.f_locals
-            if names.get("self") is model and "steps_per_epoch" in names:
-                return dict(names)
-        frame = frame.f_back
-    return None
 
 
 def begin_at(model, epoch):

@@ -96,7 +96,7 @@ def _by_output(model, loss, y, sample_weight, outputs):
         yield from zip(losses, labels, weights or [None] * len(labels), outputs, strict=True)
 
 
-def check_call(method, model, *args, **kwargs):
+def examine(method, model, *args, **kwargs):
     """Raise for arguments of a `method` of Keras, by its name, that it would take in silence."""
     given = TAKEN[method].bind(model, *args, **kwargs).arguments
     for name in {"steps", "steps_per_epoch"} & set(TAKEN[method].parameters):

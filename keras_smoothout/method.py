@@ -8,12 +8,12 @@ happened without it.
 import inspect
 
 import keras
-from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_smoothout import backend, keras_internals
 from keras_smoothout.around import Around, chain
 from keras_smoothout.asks import Asks
 from keras_smoothout.evaluation import Step
+from keras_smoothout.saving import deserialized, serialized
 from keras_smoothout.weights import copies_of
 from keras_smoothout.whole import Whole
 
@@ -131,24 +131,11 @@ class Method(Asks, Whole, Around):
     def get_config(self):
         classes = [c for c in type(self).__mro__ if issubclass(c, Method)]
         names = {n: None for c in classes for n in inspect.signature(c).parameters if n != "kwargs"}
-        config = {n: getattr(self, n) for n in names}
-        serialize = keras.saving.serialize_keras_object
-        return {
-            n: serialize(v)
-            if isinstance(v, (keras.optimizers.Optimizer, LearningRateSchedule))
-            else v
-            for n, v in config.items()
-        }
+        return serialized({n: getattr(self, n) for n in names})
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        deserialize = keras.saving.deserialize_keras_object
-        return cls(
-            **{
-                n: deserialize(v, custom_objects) if isinstance(v, dict) else v
-                for n, v in config.items()
-            }
-        )
+        return cls(**deserialized(config, custom_objects))
 
 
 def evaluation_weights(optimizer):

@@ -11,7 +11,7 @@ from keras_smoothout.asks import asking
 from keras_smoothout.checks import check_count, check_ghosts, check_mean
 from keras_smoothout.evaluation import length
 from keras_smoothout.keras_internals import Functional
-from keras_smoothout.labels import check_call
+from keras_smoothout.labels import examine
 from keras_smoothout.saving import Saving
 
 
@@ -79,7 +79,7 @@ class TrainStep(train_step.Repairs, Saving):
                 loss is NaN on GPUs and under XLA, and plausible on JAX. A NaN among the inputs ends
                 in a NaN loss, at which `keras.callbacks.TerminateOnNaN` stops.)
         """
-        check_call("fit", self, x, y, batch_size, *args, **kwargs)
+        examine("fit", self, x, y, batch_size, *args, **kwargs)
         return super().fit(x, y, batch_size, *args, **kwargs)
 
     def train_step(self, *given):
@@ -99,11 +99,11 @@ class TrainStep(train_step.Repairs, Saving):
         return train_step.predict(self, super().predict_step, *given)
 
     def train_on_batch(self, *args, **kwargs):
-        check_call("train_on_batch", self, *args, **kwargs)
+        examine("train_on_batch", self, *args, **kwargs)
         return super().train_on_batch(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
-        check_call("evaluate", self, *args, **kwargs)
+        examine("evaluate", self, *args, **kwargs)
         with train_step.at_evaluation_weights(self), train_step.undone(self):
             return super().evaluate(*args, **kwargs)
 
@@ -112,7 +112,7 @@ class TrainStep(train_step.Repairs, Saving):
             return super().predict(*args, **kwargs)
 
     def test_on_batch(self, *args, **kwargs):
-        check_call("test_on_batch", self, *args, **kwargs)
+        examine("test_on_batch", self, *args, **kwargs)
         with train_step.at_evaluation_weights(self):
             return super().test_on_batch(*args, **kwargs)
 

@@ -5,12 +5,13 @@ import math
 import keras
 import numpy as np
 
-from keras_smoothout.checks import check_count, check_number, received
+from keras_smoothout.batches import Endless
+from keras_smoothout.checks import check_number, received
 
 DEVIATIONS = 6  # Of the number of active examples; more than that is one step in a billion.
 
 
-class PersistentBatches(keras.utils.PyDataset):
+class PersistentBatches(Endless):
     """Batches of persistent SGD: each example stays in the batch for a while, then out of it.
 
         P(out -> in) = 1 / time                      in each step, for each example
@@ -57,7 +58,7 @@ class PersistentBatches(keras.utils.PyDataset):
     """
 
     def __init__(self, x, y, share, time, seed=0, start=0, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(x, y, seed, start, **kwargs)
         check_number("share", share, most=1)
         if not share:
             raise ValueError(f"`share` must be more than 0. {received('share', share)}")
@@ -67,29 +68,11 @@ class PersistentBatches(keras.utils.PyDataset):
                 "`time` must be at least `1 / share`: no batch forgets the one before it by more "
                 f"than all. {received('time', time)} with share={share}"
             )
-        for name, array in (("x", x), ("y", y)):
-            if not getattr(array, "shape", ()) or not len(array):
-                raise ValueError(
-                    f"`{name}` must be an array of examples. {received(name, array)}, of "
-                    f"{type(array)}"
-                )
-        if len(x) != len(y):
-            raise ValueError(
-                "`x` and `y` must have the same length. Received: "
-                f"{len(x)} inputs, {len(y)} targets"
-            )
-        check_count("seed", seed, least=0)
-        check_count("start", start, least=0)
-        self.x, self.y, self.seed, self.start = np.asarray(x), np.asarray(y), seed, start
         self.share, self.time = share, time
         mean = share * len(self.x)
         most = mean + DEVIATIONS * math.sqrt(mean * (1 - share)) + 1e-6
         self.size = max(1, min(len(self.x), math.floor(most)))
         self._known = None  # A step and its mask: the chain goes on from there.
-
-    @property
-    def num_batches(self):
-        return None
 
     def active(self, step):
         """Indices of the examples that are in the batch of a step."""

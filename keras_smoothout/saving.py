@@ -15,6 +15,21 @@ CURE = (
 )
 
 
+def serialized(config):
+    """`config`, a dict of arguments, with optimizers and schedules as their own configs."""
+    objects = (keras.optimizers.Optimizer, keras.optimizers.schedules.LearningRateSchedule)
+    serialize = keras.saving.serialize_keras_object
+    return {n: serialize(v) if isinstance(v, objects) else v for n, v in config.items()}
+
+
+def deserialized(config, custom_objects=None):
+    """The arguments of a `serialized` config."""
+    deserialize = keras.saving.deserialize_keras_object
+    return {
+        n: deserialize(v, custom_objects) if isinstance(v, dict) else v for n, v in config.items()
+    }
+
+
 class Saving:
     """Mixin: saves `ghost_batch_size`, and refuses Keras' older format, which would lose it."""
 

@@ -13,6 +13,7 @@ from keras_smoothout.cycles import Cyclic as Cyclic
 from keras_smoothout.cycles import Join as Join
 from keras_smoothout.cycles import SWALearningRate as SWALearningRate
 from keras_smoothout.cycles import Triangular as Triangular
+from keras_smoothout.saving import deserialized, serialized
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -114,16 +115,11 @@ class Around(LearningRateSchedule):
         return ops.cast(value, "float32")
 
     def get_config(self):
-        if isinstance(self.schedule, LearningRateSchedule):
-            return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
-        return {"schedule": self.schedule}
+        return serialized({"schedule": self.schedule})
 
     @classmethod
     def from_config(cls, config):
-        schedule = config["schedule"]
-        if isinstance(schedule, dict):
-            schedule = keras.saving.deserialize_keras_object(schedule)
-        return cls(**config | {"schedule": schedule})
+        return cls(**deserialized(config))
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")

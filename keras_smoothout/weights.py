@@ -7,6 +7,8 @@ are then taken in each copy: `copies` is their number, and a factor may hold a n
 import keras
 from keras import ops
 
+EPSILON = 1e-12  # Keeps a direction of norm 0 where it is.
+
 
 def add(weights, factor, direction):
     """`weights + factor * direction`."""
@@ -55,6 +57,17 @@ def dot(a, b, copies=None):
 def norm(weights, copies=None):
     """Euclidean norm over all weights together, or in each of the copies."""
     return ops.sqrt(dot(weights, weights, copies))
+
+
+def of_length(length, direction, copies=None):
+    """`length * direction / ||direction||`, over all weights together, or in each of the copies."""
+    size = norm(direction, copies) + EPSILON
+    return scale(ops.convert_to_tensor(length, size.dtype) / size, direction)
+
+
+def across(a, b):
+    """The part of `a` that is orthogonal to `b`."""
+    return add(a, -dot(a, b) / (dot(b, b) + EPSILON**2), b)
 
 
 def filter_norms(weight, copies=None):

@@ -44,16 +44,17 @@ def pytest_collection_modifyitems(items):
     other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
     items[:] = [i for i in items if not i.get_closest_marker(other)]
     for item in items:
-        file = item.module.__name__.rpartition("test_")[2]
-        rows = set(item.callspec.id.split("-")) if hasattr(item, "callspec") else set()
+        file, call = item.module.__name__.rpartition("test_")[2], getattr(item, "callspec", None)
+        rows = set(call.id.split("-")) if call else set()
         twin = file in BATTERIES and rows & TWINS
         if other == "tensorflow" and (file in NEUTRAL or twin):
             item.add_marker("release")
         if item.get_closest_marker("release"):
             item.add_marker("slow")
-        rows = getattr(item, "callspec", None)
+        if file in BATTERIES and "fixedeffectiverate" in rows:  # On a net that has a scale.
+            item.add_marker(pytest.mark.filterwarnings("ignore:The first gradient was not at"))
         for name in set(SHARED) & set(item.fixturenames):
-            row = rows.params.get(name, "") if rows else ""
+            row = call.params.get(name, "") if call else ""
             item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}-{name}-{row}"))
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_smoothout import keras_internals, random_state, saved_state, whole_files
-from keras_smoothout.callbacks.resuming import METRICS, Resumed, seek
+from keras_smoothout.callbacks.resuming import METRICS, Resumed, running_fit, seek
 from keras_smoothout.checkpoint_files import Files, Position, checkpoints, path_of, position_of
 from keras_smoothout.checks import check_choice, check_count, check_number, received
 
@@ -156,7 +156,7 @@ class Checkpoint(keras.callbacks.Callback):
         return None
 
     def on_train_begin(self, logs=None):
-        fit = keras_internals.running_fit(self.model) or {}
+        fit = running_fit(self.model) or {}
         if self.writes:
             self._files.open()
         first = fit.get("initial_epoch", 0)

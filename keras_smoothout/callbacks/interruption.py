@@ -5,8 +5,8 @@ import threading
 
 import keras
 
-from keras_smoothout import keras_internals
 from keras_smoothout.callbacks.checkpoint import Checkpoint
+from keras_smoothout.callbacks.resuming import running_fit
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -77,7 +77,7 @@ class Interruption(keras.callbacks.Callback):
                 signal.signal(number, self._note)
 
     def _note(self, number, frame):
-        if not self._noted and keras_internals.running_fit(self.model, frame) is not None:
+        if not self._noted and running_fit(self.model, frame) is not None:
             self._noted.append(number)
             return
         self._put_back()  # The second one, or `fit` has ended by an error.

@@ -1,5 +1,6 @@
 """How `fit` begins inside an epoch: data that is told where, and steps that only count."""
 
+import inspect
 from typing import NamedTuple
 
 import keras
@@ -27,6 +28,25 @@ class Resumed(NamedTuple):
                 if name.startswith(METRICS)
             }
             skip(model, self.position.step, metrics or None, self.reads)
+
+
+def running_fit(model, frame=None):
+    """The arguments and other names of the `fit` of `model` that is running, or `None`.
+
+    `fit` tells callbacks neither its data nor that it ended by an error.
+
+    Args:
+        model: A Keras model.
+        frame: Frame inside of which `fit` is looked for. Defaults to `None`, this one.
+    """
+    frame = frame or inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "fit":
+            names = frame.f_locals
+            if names.get("self") is model and "steps_per_epoch" in names:
+                return dict(names)
+        frame = frame.f_back
+    return None
 
 
 def seek(data, position, steps):

@@ -9,9 +9,7 @@ from keras import ops
 
 from keras_smoothout.checks import check_names, check_strength
 from keras_smoothout.method import Method, included, strength_at
-from keras_smoothout.weights import norm
-
-EPSILON = 1e-12  # Keeps a zero gradient where it is.
+from keras_smoothout.weights import norm, of_length
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -66,7 +64,7 @@ class AWP(Method):
         adverse = list(weights)
         for i in included(self.trainable_variables, self.exclude):
             w, g = weights[i], clean.grads[i]
-            gamma = ops.cast(strength_at(self.gamma, step), norm([w]).dtype)
-            factor = gamma * norm([w]) / (norm([g]) + EPSILON)
-            adverse[i] = w + ops.cast(factor, w.dtype) * g
+            size = norm([w])
+            gamma = ops.cast(strength_at(self.gamma, step), size.dtype)
+            adverse[i] = w + of_length(gamma * size, [g])[0]
         return clean._replace(grads=evaluate(adverse).grads)

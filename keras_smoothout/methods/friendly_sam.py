@@ -11,9 +11,7 @@ from keras import ops
 from keras_smoothout import backend, keras_internals
 from keras_smoothout.checks import check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, lerp, norm
-
-EPSILON = 1e-12  # Keeps a zero gradient where it is.
+from keras_smoothout.weights import add, lerp, of_length
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -76,9 +74,8 @@ class FriendlySAM(Method):
     def gradients(self, evaluate, weights, step):
         clean = evaluate(weights)
         special = add(clean.grads, -self.sigma, [backend.read(m) for m in self.mean])
-        length = norm(special) + EPSILON
-        rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)
-        sharp = evaluate(add(weights, rho / length, special)).grads
+        uphill = of_length(strength_at(self.rho, step), special)
+        sharp = evaluate(add(weights, 1.0, uphill)).grads
         return clean._replace(grads=sharp, extras={**clean.extras, self: clean.grads})
 
     def update(self, apply, grads, variables):

@@ -5,13 +5,10 @@ for it. SAM is the special case that uses the gradient uphill alone.
 """
 
 import keras
-from keras import ops
 
 from keras_smoothout.checks import check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, copies_of, norm, scale
-
-EPSILON = 1e-12  # Keeps a zero gradient where it is.
+from keras_smoothout.weights import add, copies_of, of_length, scale
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -63,7 +60,7 @@ class GNP(Method):
 
     def gradients(self, evaluate, weights, step):
         clean = evaluate(weights)
-        length = norm(clean.grads, copies_of(self.trainable_variables)) + EPSILON
-        rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)
-        sharp = evaluate(add(weights, rho / length, clean.grads)).grads
+        copies = copies_of(self.trainable_variables)
+        uphill = of_length(strength_at(self.rho, step), clean.grads, copies)
+        sharp = evaluate(add(weights, 1.0, uphill)).grads
         return clean._replace(grads=add(scale(1 - self.alpha, clean.grads), self.alpha, sharp))

@@ -6,13 +6,10 @@ direction that leaves the loss uphill as it is, so that the gap between the two 
 """
 
 import keras
-from keras import ops
 
 from keras_smoothout.checks import check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, dot, norm
-
-EPSILON = 1e-12  # Keeps a zero gradient where it is.
+from keras_smoothout.weights import across, add, of_length
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -65,9 +62,6 @@ class GSAM(Method):
 
     def gradients(self, evaluate, weights, step):
         clean = evaluate(weights)
-        length = norm(clean.grads) + EPSILON
-        rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)
-        sharp = evaluate(add(weights, rho / length, clean.grads)).grads
-        along = dot(clean.grads, sharp) / (dot(sharp, sharp) + EPSILON**2)
-        across = add(clean.grads, -along, sharp)
-        return clean._replace(grads=add(sharp, -self.alpha, across))
+        uphill = of_length(strength_at(self.rho, step), clean.grads)
+        sharp = evaluate(add(weights, 1.0, uphill)).grads
+        return clean._replace(grads=add(sharp, -self.alpha, across(clean.grads, sharp)))

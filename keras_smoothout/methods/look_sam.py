@@ -11,9 +11,7 @@ from keras import ops
 from keras_smoothout import backend
 from keras_smoothout.checks import check_count, check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, dot, norm, scale
-
-EPSILON = 1e-12  # Keeps a zero gradient where it is.
+from keras_smoothout.weights import across, add, norm, of_length, scale
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -89,9 +87,8 @@ class LookSAM(Method):
         clean = evaluate(weights)
 
         def sharp():
-            length = norm(clean.grads) + EPSILON
-            rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)
-            return evaluate(add(weights, rho / length, clean.grads)).grads
+            uphill = of_length(strength_at(self.rho, step), clean.grads)
+            return evaluate(add(weights, 1.0, uphill)).grads
 
         if self.interval == 1:
             return clean._replace(grads=sharp())
@@ -106,10 +103,5 @@ class LookSAM(Method):
         between = ops.logical_and(ops.logical_not(due), self.due)
         length = ops.where(between, self.alpha * norm(clean), 0.0)
         apply(self.plus(grads, scale(length, [backend.read(u) for u in self.across])))
-
-        def direction():
-            along = dot(sharp, clean) / (dot(clean, clean) + EPSILON**2)
-            across = add(sharp, -along, clean)
-            return scale(1 / (norm(across) + EPSILON), across)
-
-        backend.assign_if(ops.logical_and(due, self.updated), self.across, direction)
+        on = ops.logical_and(due, self.updated)
+        backend.assign_if(on, self.across, lambda: of_length(1.0, across(sharp, clean)))

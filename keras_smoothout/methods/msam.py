@@ -5,14 +5,11 @@ optimizer is heading, in place of SAM's step along the gradient of this batch.
 """
 
 import keras
-from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import STATISTICS, check_choice, check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, copies_of, norm
-
-EPSILON = 1e-12  # Keeps a zero velocity where it is.
+from keras_smoothout.weights import add, copies_of, of_length
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -78,9 +75,9 @@ class MSAM(Method):
         if self.rho == 0:
             return evaluate(weights)
         velocity = [backend.read(v) for v in self.velocity]
-        length = norm(velocity, copies_of(self.trainable_variables)) + EPSILON
-        rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)
-        return evaluate(add(weights, -rho / length, velocity))
+        copies = copies_of(self.trainable_variables)
+        ahead = of_length(strength_at(self.rho, step), velocity, copies)
+        return evaluate(add(weights, -1.0, ahead))
 
     def update(self, apply, grads, variables):
         mean = self.mean_gradient(grads)

@@ -11,9 +11,7 @@ from keras import ops
 from keras_smoothout import backend
 from keras_smoothout.checks import PERTURBATIONS, check_choice, check_count, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, copies_of, norm, scale
-
-EPSILON = 1e-12  # Keeps a zero gradient where it is.
+from keras_smoothout.weights import add, copies_of, of_length
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -83,6 +81,5 @@ class SAM(Method):
 
     def ascent(self, weights, grads, step):
         """The step `e` from `weights` to the worst point of the ball, to first order."""
-        length = norm(grads, copies_of(self.trainable_variables)) + EPSILON
-        rho = ops.convert_to_tensor(strength_at(self.rho, step), length.dtype)
-        return scale(rho / length, grads)
+        copies = copies_of(self.trainable_variables)
+        return of_length(strength_at(self.rho, step), grads, copies)

@@ -3,7 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from support.nets import LOSS, assert_equal, images, sgd, standard_net, two_replicas, values
+from support.nets import (
+    LOSS,
+    assert_same_steps,
+    equal_on_both,
+    images,
+    sgd,
+    two_replicas,
+)
 from support.problems import (
     PRECISE,
     RELATIVES,
@@ -31,19 +38,7 @@ def test_golden():
 
 
 def test_sigma_of_zero_is_sam():
-    models = [ks.wrap(standard_net()), ks.wrap(standard_net())]
-    x, y = images(8)
-    pair = (ks.FriendlySAM(sgd(), rho=0.1, sigma=0.0), ks.SAM(sgd(), rho=0.1))
-    for model, optimizer in zip(models, pair, strict=True):
-        model.compile(optimizer, LOSS, run_eagerly=TENSORFLOW)
-        for _ in range(2):
-            model.train_on_batch(x, y)
-    ours, sam = (values(m)[: len(m.variables)] for m in models)
-    if TENSORFLOW:
-        assert_equal(ours, sam)
-    else:
-        for a, b in zip(ours, sam, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5)
+    assert_same_steps(ks.FriendlySAM(sgd(), rho=0.1, sigma=0.0), ks.SAM(sgd(), rho=0.1))
 
 
 @PRECISE
@@ -101,6 +96,4 @@ def test_two_replicas_keep_one_memory():
         many.compile(ks.FriendlySAM(keras.optimizers.SGD(0.1), rho=0.5), LOSS)
     many.fit(x, y, 8, verbose=0)
     for ours, whole in zip(many.optimizer.mean, after_one_update(), strict=True):
-        first, second = two_replicas().experimental_local_results(ours.value)
-        assert_equal([first.numpy()], [second.numpy()])
-        assert_close(first.numpy(), whole, 1e-6)
+        assert_close(equal_on_both(ours), whole, 1e-6)

@@ -4,7 +4,16 @@ import keras
 import numpy as np
 import pytest
 from support.contract import arrays, contract_net, examples
-from support.nets import LOSS, assert_equal, images, sgd, standard_net, two_replicas, values
+from support.nets import (
+    LOSS,
+    assert_equal,
+    assert_same_steps,
+    equal_on_both,
+    images,
+    sgd,
+    two_replicas,
+    values,
+)
 from support.problems import (
     PRECISE,
     RELATIVES,
@@ -30,19 +39,7 @@ def test_golden():
 
 
 def test_interval_of_one_is_sam():
-    models = [ks.wrap(standard_net()), ks.wrap(standard_net())]
-    x, y = images(8)
-    pair = (ks.LookSAM(sgd(), rho=0.1, interval=1), ks.SAM(sgd(), rho=0.1))
-    for model, optimizer in zip(models, pair, strict=True):
-        model.compile(optimizer, LOSS, run_eagerly=TENSORFLOW)
-        for _ in range(2):
-            model.train_on_batch(x, y)
-    ours, sam = (values(m)[: len(m.variables)] for m in models)
-    if TENSORFLOW:
-        assert_equal(ours, sam)
-    else:
-        for a, b in zip(ours, sam, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5)
+    assert_same_steps(ks.LookSAM(sgd(), rho=0.1, interval=1), ks.SAM(sgd(), rho=0.1))
 
 
 def linear_net():
@@ -91,9 +88,7 @@ def test_two_replicas_are_two_ghost_batches():
         [*many.trainable_variables, *many.optimizer.across], [*weights, *across], strict=True
     )
     for ours, theirs in pairs:
-        first, second = two_replicas().experimental_local_results(ours.value)
-        assert_equal([first.numpy()], [second.numpy()])
-        assert_close(first.numpy(), theirs, 2e-6)
+        assert_close(equal_on_both(ours), theirs, 2e-6)
 
 
 def test_saved_in_the_middle_of_an_interval_it_goes_on(tmp_path):

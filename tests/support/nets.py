@@ -6,6 +6,9 @@ import keras
 import numpy as np
 from keras import layers
 
+import keras_smoothout as ks
+from keras_smoothout.around import chain
+
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -49,6 +52,30 @@ def two_replicas():
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def equal_on_both(variable):
+    """The value of a variable of `two_replicas`, which both must hold, to the bit."""
+    first, second = two_replicas().experimental_local_results(variable.value)
+    np.testing.assert_array_equal(first.numpy(), second.numpy())
+    return first.numpy()
+
+
+def assert_same_steps(*optimizers):
+    """Assert that two optimizers take the same steps: to the bit on TensorFlow, run eagerly."""
+    x, y = images(8)
+    exact, found = keras.backend.backend() == "tensorflow", []
+    for optimizer in optimizers:
+        model = ks.wrap(standard_net())
+        model.compile(optimizer, LOSS, run_eagerly=exact)
+        for _ in range(2):
+            model.train_on_batch(x, y)
+        inner = chain(model.optimizer)[-1]
+        found.append([np.array(v) for v in [*model.variables, *inner.variables]])
+    if exact:
+        assert_equal(*found)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def assert_equal(a, b):

@@ -4,19 +4,21 @@ import numpy as np
 
 from keras_smoothout.checks import check_number
 from keras_smoothout.landscape.comparison.normal_form import normal_form
-from keras_smoothout.landscape.comparison.path import Path
 from keras_smoothout.landscape.directions import trainable, whole
 
 CLOSE = 1e-6  # Angle, in radians, below which an arc is taken for straight.
 
 
-class Geodesic(Path):
-    """The `Path` on which each unit turns at constant speed; what lies on no sphere goes straight.
+class Geodesic:
+    """A way on which each unit turns at constant speed; what lies on no sphere goes straight.
 
         u(t) = sin((1 - t) * angle) / sin(angle) * u_0 + sin(t * angle) / sin(angle) * u_1
 
     That is for vectors of the same length. Others keep their directions on the arc and go evenly
     from one length to the other.
+
+    `geodesic(t)` is the list of weights at `t`, from 0 to 1, as of a `Path`. To keep one, save its
+    two ends.
 
     Args:
         points: The two ends, each a list of arrays.
@@ -27,7 +29,7 @@ class Geodesic(Path):
     """
 
     def __init__(self, points, spheres):
-        super().__init__(points)
+        self.points = [list(point) for point in points]
         self.spheres = np.concatenate([np.ravel(s) for s in spheres])
         first, second = (np.concatenate([np.ravel(w) for w in p]) for p in self.points)
         self._ends = first.astype("float64"), second.astype("float64")
@@ -70,11 +72,6 @@ class Geodesic(Path):
         straight = np.sum((self._ends[0] - self._ends[1])[off] ** 2)
         turns = (self.angles * np.mean(self.lengths, axis=0)) ** 2
         return float(np.sqrt(np.sum(turns) + straight))
-
-    def save(self, path):
-        raise NotImplementedError(
-            "A `Geodesic` is made of its two ends: save these, and call `geodesic` again."
-        )
 
 
 def nonzero(lengths):
