@@ -6,23 +6,11 @@ A nest of optimizers is asked from the outermost to the innermost: the `evaluate
 
 import contextlib
 import functools
-import threading
 
+from keras_smoothout import backend
 from keras_smoothout.around import chain
 
-
-class Handed(threading.local):
-    """What a step hands to the updates inside it; each replica has its own thread.
-
-    Attributes:
-        extras: Dictionary from an optimizer to its `extras`: means over this replica's examples.
-        loss: This replica's mean loss, or `None` outside of a step.
-    """
-
-    extras, loss = {}, None
-
-
-handed = Handed()
+_handed = {}  # By replica: they are threads, and loss scaling goes on in others.
 
 
 class Asks:
@@ -95,13 +83,28 @@ def asked(optimizer, extras, loss=None):
     methods = asking(optimizer)
     for method in methods:
         method._asked += 1
-    handed.extras, handed.loss = extras, loss
+    _handed[_here()] = extras, loss
     try:
         yield
     finally:
-        handed.extras, handed.loss = {}, None
+        _handed.pop(_here(), None)
         for method in methods:
             method._asked -= 1
+
+
+def handed():
+    """What the step hands to the updates of this replica.
+
+    Returns:
+        Dictionary from an optimizer to its `extras`, means over this replica's examples; and this
+        replica's mean loss, or `None` outside of a step.
+    """
+    return _handed.get(_here(), ({}, None))
+
+
+def _here():
+    replica = backend.replica()
+    return replica if isinstance(replica, int) else 0
 
 
 def keeps_perturbed(optimizer):

@@ -83,11 +83,26 @@ def check_fits(name, arrays, variables):
         raise ValueError(f"`{name}` must hold arrays of shapes {shapes}. Received: {name}={given}")
 
 
-def check_loss(model):
-    """Raise if `model`, which was just called, has no loss: on JAX, Keras would take 0."""
-    own = type(model).compute_loss is not keras.Model.compute_loss
+def check_loss(model, own=None):
+    """Raise if `model`, which was just called, has no loss: on JAX, Keras would take 0.
+
+    Args:
+        model: A Keras model.
+        own: Whether it has a loss of its own. Defaults to `None`: if its class has.
+    """
+    own = type(model).compute_loss is not keras.Model.compute_loss if own is None else own
     if not (own or model.losses) and model.loss is None:
         raise ValueError("There is no loss: pass `loss` to `compile`. Received: loss=None")
+
+
+def check_precise(variables):
+    """Raise if `variables` are too short to hold an average: it would stand still early."""
+    short = sorted({v.dtype for v in variables} & {"float16", "bfloat16"})
+    if short:
+        raise ValueError(
+            "An average of weights needs variables of float32: use the policy `mixed_"
+            f"{short[0]}`. Received: variables of {short[0]}"
+        )
 
 
 def check_switch(name, value):

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_smoothout import backend, stacks
-from keras_smoothout.checks import check_choice, check_count, check_model, received
+from keras_smoothout.checks import check_choice, check_count, check_loss, check_model, received
 from keras_smoothout.evaluation import remembered
 from keras_smoothout.model import Model
 from keras_smoothout.per_copy import check_per_copy
@@ -159,6 +159,7 @@ class Copies(Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The mean of the losses of all copies; its gradient is that of their sum."""
+        check_loss(self, own=False)
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if self._devices() is not None:

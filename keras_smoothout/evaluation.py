@@ -34,6 +34,18 @@ class Evaluation(NamedTuple):
     weights: list | None = None
     extras: dict = {}
 
+    @property
+    def means(self):
+        """What is averaged over ghost batches: gradients and extras, a list of tensors."""
+        return [*self.grads, *(tensor for handed in self.extras.values() for tensor in handed)]
+
+    def of(self, means):
+        """This evaluation with other `means`."""
+        rest = iter(means)
+        grads = [next(rest) for _ in self.grads]
+        extras = {m: [next(rest) for _ in handed] for m, handed in self.extras.items()}
+        return self._replace(grads=grads, extras=extras)
+
 
 class Step(NamedTuple):
     """Where in a training run a gradient is asked for.
@@ -65,9 +77,14 @@ def rows_of(data, rows):
     return keras.tree.map_structure(lambda x: x if x is None else x[rows], data)
 
 
+def sync(model):
+    """Put into the variables of `model` what `fit` on JAX holds of them elsewhere."""
+    getattr(model, "jax_state_sync", lambda: None)()
+
+
 def state_variables(model):
     """Everything that a training step of `model` can change in addition to its weights."""
-    return [*model.non_trainable_variables, *model.metrics_variables, *remembered(model)]
+    return [*model.non_trainable_variables, *remembered(model), *model.metrics_variables]
 
 
 def remembered(model):

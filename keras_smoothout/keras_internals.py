@@ -14,6 +14,14 @@ from keras.src.utils import python_utils, tracking
 # Seen: 3.15.1. Until: `keras.models.Functional` exists.
 Functional = functional.Functional
 
+# Why: a loss leaves out masked steps, also of outputs that are cut or joined.
+# Seen: 3.15.1. Until: Keras reads and sets masks under public names.
+mask_of, set_mask = get_keras_mask, set_keras_mask
+
+# Why: `evaluate` inside `fit` is given what `fit` was, in each epoch, and says so by this argument.
+# Seen: 3.15.1. Until: validation in `fit` does not go through `evaluate`.
+EXAMINED = "_use_cached_eval_dataset"
+
 
 def calls(optimizer):
     """The variable that counts the calls of `optimizer.apply`.
@@ -139,18 +147,6 @@ def under_strategy(model):
     Seen: 3.15.1. Until: `build_by` is not needed.
     """
     return model._distribute_strategy is not None
-
-
-def carry_mask(tensors, tensor, function):
-    """Give `tensor` the Keras masks of `tensors`, as `function` makes one of them, if all have one.
-
-    Why: a loss leaves out masked steps, also of outputs that are cut or joined.
-    Seen: 3.15.1. Until: Keras reads and sets masks under public names.
-    """
-    masks = [get_keras_mask(x) for x in tensors]
-    if all(mask is not None for mask in masks):
-        set_keras_mask(tensor, function(masks))
-    return tensor
 
 
 def emptied(variable):

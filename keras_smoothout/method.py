@@ -41,7 +41,8 @@ class Method(Asks, Whole, Around):
             ask it.
     """
 
-    sets_weights = False  # Whether `update` sets the weights before the inner optimizer's update.
+    sets_weights = False  # Whether `update` sets the weights beside the inner optimizer's update.
+    restarts = False  # Whether it begins anew where something else has set the weights.
     own_point = False  # Whether `gradients` asks at weights that are not those it is given.
     per_copy = False  # Whether it does to each of some `Copies` what it does to a model.
 
@@ -63,15 +64,21 @@ class Method(Asks, Whole, Around):
                 f"`{type(self).__name__}` must be inside `LossScaleOptimizer`, not around it: pass "
                 "the optimizer that it wraps. `compile` adds the loss scale under mixed_float16."
             )
-        own = [type(x).__name__ for x in chain(inner) if getattr(type(x), "own_point", False)]
-        if own and (type(self).gradients is not Method.gradients or self.sets_weights):
-            raise ValueError(
-                f"`inner` must not be `{own[0]}`, which asks for gradients at weights of its own "
-                f"and would lose those of `{type(self).__name__}`: put `{own[0]}` around it. "
-                f"Received: inner={type(inner).__name__}"
-            )
+        if type(self).gradients is not Method.gradients:
+            self.refuse(inner, "own_point", "asks for gradients at weights of its own")
+        if self.sets_weights:
+            self.refuse(inner, "restarts", "begins anew where weights are set")
         super().__init__(learning_rate=lambda: self.inner.learning_rate, name=name)
         self.inner = inner
+
+    def refuse(self, inner, attribute, reason):
+        """Raise if the class of an optimizer in the nest `inner` has a true `attribute`."""
+        found = [type(x).__name__ for x in chain(inner) if getattr(type(x), attribute, False)]
+        if found:
+            raise ValueError(
+                f"`inner` must not be `{found[0]}`, which {reason}: put `{found[0]}` around "
+                f"`{type(self).__name__}`. Received: inner={type(inner).__name__}"
+            )
 
     def build(self, variables):
         super().build(variables)

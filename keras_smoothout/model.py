@@ -80,7 +80,21 @@ class TrainStep(train_step.Repairs, Saving):
                 in a NaN loss, at which `keras.callbacks.TerminateOnNaN` stops.)
         """
         examine("fit", self, x, y, batch_size, *args, **kwargs)
-        return super().fit(x, y, batch_size, *args, **kwargs)
+        try:
+            return super().fit(x, y, batch_size, *args, **kwargs)
+        finally:
+            if self._watcher is not None:
+                self.watch(None)
+
+    def watch(self, watcher):
+        """Have a callback see the norms of the gradients of each step, until `fit` ends.
+
+        Args:
+            watcher: It has `variables` and `seen`, as `keras_smoothout.GradientNoiseScale`; or
+                `None` for none. Steps are traced again.
+        """
+        vars(self)["_watcher"] = watcher  # Not tracked: its variables are none of the model.
+        self.train_function = self.test_function = None
 
     def train_step(self, *given):
         self._reached = True

@@ -2,12 +2,12 @@
 
 import itertools
 
+import keras
 from keras import layers
 
 from keras_smoothout.graph import functional, walk
 
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-CONVOLUTIONS += (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 CONVOLUTIONS += (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 
 
@@ -15,7 +15,8 @@ def scale_invariant(model):
     """Paths of the kernels whose norm the output of `model` does not depend on, in training.
 
     They are those of Dense and convolutions without activation, with or without bias, that feed
-    only BatchNormalization that is not frozen. Multiplied by a number, each gives the same outputs,
+    only BatchNormalization that is not frozen. Transposed convolutions are left out: their filters
+    do not lie along the last axis. Multiplied by a number, each gives the same outputs,
     up to the epsilon of BatchNormalization.
 
     Args:
@@ -45,7 +46,7 @@ def scale_invariant(model):
             return itertools.repeat(frozenset())
         path = operation.kernel.path
         found[path] = operation.trainable
-        if getattr(operation.activation, "__name__", "linear") != "linear":
+        if operation.activation is not keras.activations.linear:
             spoiled.add(path)
         return [frozenset([path])]
 

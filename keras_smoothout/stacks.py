@@ -47,12 +47,15 @@ def centre(value):
 
 
 def check(examples, copies):
-    """Raise if a batch has too few `examples`."""
-    if isinstance(examples, int) and examples < copies:
-        raise ValueError(
-            f"Each batch must have an example for each of {copies} copies: choose another "
-            f"`batch_size`, or drop the remainder. Received: a batch of {examples}"
-        )
+    """Raise if a batch has too few `examples`; where their number is not known yet, in the step."""
+    message = (
+        f"Each batch must have an example for each of {copies} copies: choose another "
+        "`batch_size`, or drop the remainder. Received: a batch of "
+    )
+    if not isinstance(examples, int):
+        backend.check_least(examples, copies, f"{message}fewer")
+    elif examples < copies:
+        raise ValueError(f"{message}{examples}")
 
 
 def run(model, order, values, inputs, training=False):
@@ -100,9 +103,17 @@ def on_devices(model, order, values, inputs, mesh, axis):
             run(model, order, [v[i] for v in own], tree(lambda x, i=i: x[i], parts), True)
             for i in range(own[0].shape[0])
         ]
+        tensors = keras.tree.flatten([outputs for outputs, *_ in runs])
+        if any(keras_internals.mask_of(x) is not None for x in tensors):
+            raise ValueError(
+                f"On devices of their own, the outputs of copies must have no mask: leave out "
+                f"`mask_zero` and `Masking`. Received: masked outputs of {model.name}"
+            )
         return tree(lambda *xs: ops.stack(xs), *runs)
 
     def apart(x):
+        if x is None:
+            return None
         if x.shape[0] % copies:
             raise ValueError(
                 f"On devices of their own, {copies} copies must have batches of one size: choose "
@@ -130,7 +141,7 @@ def cut(data, copies):
         def taken(x):
             if x is None:
                 return None
-            return keras_internals.carry_mask([x], x[rows], lambda masks: masks[0][rows])
+            return with_mask([x], x[rows], lambda masks: masks[0][rows])
 
         return keras.tree.map_structure(taken, data)
 
@@ -140,4 +151,12 @@ def cut(data, copies):
 def joined(*parts):
     """All `parts` along the first axis."""
     whole = ops.concatenate(parts, 0)
-    return keras_internals.carry_mask(parts, whole, lambda masks: ops.concatenate(masks, 0))
+    return with_mask(parts, whole, lambda masks: ops.concatenate(masks, 0))
+
+
+def with_mask(tensors, tensor, function):
+    """Give `tensor` one Keras mask, by `function`, if all `tensors` have one; return it."""
+    masks = [keras_internals.mask_of(x) for x in tensors]
+    if all(mask is not None for mask in masks):
+        keras_internals.set_mask(tensor, function(masks))
+    return tensor

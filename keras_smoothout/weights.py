@@ -39,6 +39,23 @@ def lerp(start, end, t):
     return [e - ops.cast(back, s.dtype) * (e - s) for s, e in zip(start, end, strict=True)]
 
 
+def chosen(condition, values, others):
+    """Each of the `values` where `condition` holds, else of the `others`."""
+    return [ops.where(condition, v, o) for v, o in zip(values, others, strict=True)]
+
+
+def assign(variables, values):
+    """Set the variables to the values."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def balanced(loss, away, copies):
+    """The strength at which springs of the lengths `away` hold as much energy as the loss."""
+    energy = ops.cast(dot(away, away), "float32") / (2 * copies)
+    return ops.where(energy > 0, loss / energy, 0.0)
+
+
 def copies_of(variables):
     """The number of copies of a model that `variables` hold along their first axes, or `None`."""
     return next((getattr(v, "copies", None) for v in variables), None)

@@ -35,26 +35,25 @@ class Whole:
         It is the mean over replicas and, under gradient accumulation, over the calls of the update.
         A weight that the loss does not use has a gradient of 0.
         """
-        innermost = chain(self)[-1]
-        scale, steps = innermost.loss_scale_factor or 1.0, innermost.gradient_accumulation_steps
-        grads = [
-            ops.zeros_like(v) if g is None else backend.dense(g) / scale
-            for g, v in zip(grads, self.trainable_variables, strict=True)
-        ]
+        innermost, grads = chain(self)[-1], self.unscaled(grads)
+        steps = innermost.gradient_accumulation_steps
         if steps:
             before = map(backend.read, keras_internals.accumulated(innermost))
             grads = [(b + g) / steps for b, g in zip(before, grads, strict=True)]
         return backend.all_reduce_sum(grads)
+
+    def unscaled(self, grads):
+        """Return this replica's share of the gradient of a call, without the loss scale."""
+        factor = chain(self)[-1].loss_scale_factor or 1.0
+        pairs = zip(grads, self.trainable_variables, strict=True)
+        return [ops.zeros_like(v) if g is None else backend.dense(g) / factor for g, v in pairs]
 
     def plus(self, grads, addition):
         """Return `grads`, changed so that their `mean_gradient` is greater by the list `addition`.
 
         Only in the call that completes an update; the others add nothing.
         """
-        innermost = chain(self)[-1]
-        calls = innermost.gradient_accumulation_steps or 1
-        factor = (innermost.loss_scale_factor or 1.0) * calls
-        share = factor / backend.unscale_loss(ops.ones(()))
+        share = self.share(float(self.gradient_accumulation_steps or 1))
         return [
             g if g is None else backend.dense(g) + ops.cast(share, a.dtype) * a
             for g, a in zip(grads, addition, strict=True)
@@ -65,7 +64,7 @@ class Whole:
 
         They are means over replicas and, under gradient accumulation, over the calls of the update.
         """
-        means, steps = list(handed.extras.get(self, ())), self.gradient_accumulation_steps
+        means, steps = list(handed()[0].get(self, ())), self.gradient_accumulation_steps
         if self._sums:
             begins = keras_internals.calls(chain(self)[-1]) % steps == 0
             before = [ops.where(begins, 0, backend.read(s)) for s in self._sums]
@@ -77,12 +76,13 @@ class Whole:
 
     def mean_loss(self):
         """Return the mean loss of the batch over replicas, in `update` but in no condition."""
-        if handed.loss is None:
+        loss = handed()[1]
+        if loss is None:
             raise RuntimeError(
                 f"`{type(self).__name__}` has to know the loss, which this model's train step does "
                 "not tell: use `keras_smoothout.wrap(model)`."
             )
-        return ops.cast(backend.all_reduce_sum([handed.loss])[0], "float32")
+        return ops.cast(backend.all_reduce_sum([loss])[0], "float32")
 
     def share(self, gradient):
         """This replica's share of `gradient`, in the unit of the gradients that `update` is given.

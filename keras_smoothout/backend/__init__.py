@@ -25,6 +25,7 @@ else:
 KEEPS_ASSIGNED = _backend.KEEPS_ASSIGNED
 all_reduce_sum = _backend.all_reduce_sum
 assign_if = _backend.assign_if
+check_least = _backend.check_least
 compiled = _backend.compiled
 dense = _backend.dense
 first_axis = _backend.first_axis

@@ -53,6 +53,11 @@ def dense(gradient):
     return tf.convert_to_tensor(gradient)
 
 
+def check_least(number, least, message):
+    """Have the step raise `message` if the tensor `number` is less than `least`."""
+    tf.debugging.assert_greater_equal(number, least, message)
+
+
 def compiled(function):
     """Compile `function` of nested tensors, once for each set of shapes."""
     return tf.function(function, autograph=False)
@@ -159,9 +164,14 @@ def over_devices(function, tensors, mesh, axis):
 
 
 def replica():
-    """Index of the replica that runs this step, 0 outside a distribution strategy."""
+    """Index of the replica that runs this step, 0 outside a distribution strategy.
+
+    A tensor where one program is for all, as on a TPU.
+    """
     context = tf.distribute.get_replica_context()
-    return 0 if context is None else context.replica_id_in_sync_group
+    index = 0 if context is None else context.replica_id_in_sync_group
+    known = tf.get_static_value(index)
+    return index if known is None else int(known)
 
 
 def all_reduce_sum(tensors):

@@ -61,10 +61,9 @@ class AWP(Method):
 
     def gradients(self, evaluate, weights, step):
         clean = evaluate(weights)
-        adverse = list(weights)
+        adverse, gamma = list(weights), strength_at(self.gamma, step)
         for i in included(self.trainable_variables, self.exclude):
             w, g = weights[i], clean.grads[i]
             size = norm([w])
-            gamma = ops.cast(strength_at(self.gamma, step), size.dtype)
-            adverse[i] = w + of_length(gamma * size, [g])[0]
-        return clean._replace(grads=evaluate(adverse).grads)
+            adverse[i] = w + of_length(ops.cast(gamma, size.dtype) * size, [g])[0]
+        return clean.of(evaluate(adverse).means)

@@ -66,8 +66,7 @@ class DPSGD(Method):
         NeurIPS 2021, arXiv:2110.13363.
     """
 
-    per_copy = True
-    sets_weights = True
+    per_copy = sets_weights = True
 
     def __init__(self, inner, graph="ring", seed=0, **kwargs):
         check_choice("graph", graph, GRAPHS)

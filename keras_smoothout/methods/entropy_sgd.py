@@ -8,7 +8,6 @@ import keras
 from keras import ops
 
 from keras_smoothout import backend, noise
-from keras_smoothout.around import chain
 from keras_smoothout.checks import (
     STATISTICS,
     check_choice,
@@ -19,7 +18,7 @@ from keras_smoothout.checks import (
 )
 from keras_smoothout.method import Method, strength_at
 from keras_smoothout.methods.lookahead import firsts
-from keras_smoothout.weights import add, copies_of, dot, lerp, scale
+from keras_smoothout.weights import add, assign, balanced, chosen, copies_of, lerp, scale
 
 VARIANTS = ("paper", "lua", "pittorino")
 
@@ -93,7 +92,7 @@ class EntropySGD(Method):
     """
 
     per_copy = True
-    own_point = True
+    own_point = restarts = True
 
     def __init__(
         self,
@@ -125,6 +124,8 @@ class EntropySGD(Method):
         check_choice("statistics", statistics, STATISTICS)
         check_integer("seed", seed)
         super().__init__(inner, **kwargs)
+        if langevin_steps:
+            self.refuse(self.inner, "own_gradient", "learns from the gradients themselves")
         self.langevin_steps = langevin_steps
         self.step_size = step_size
         self.scope = scope
@@ -167,7 +168,8 @@ class EntropySGD(Method):
             return
         weights, scope = [backend.read(v) for v in variables], self.strength()
         x, mu, velocity, taken = self.present(weights)
-        x, velocity = self.langevin_step(x, velocity, weights, self.gradient(grads), scope)
+        mean = backend.all_reduce_sum(self.unscaled(grads))
+        x, velocity = self.langevin_step(x, velocity, weights, mean, scope)
         mu = lerp(mu, x, 1 - self.averaging)
         ended = ops.equal(taken + 1, self.langevin_steps)
         due = ops.logical_and(ended, backend.read(self.unit) > 0)
@@ -181,8 +183,9 @@ class EntropySGD(Method):
 
         if self.variant == "pittorino":
             first = ops.logical_and(ended, ops.equal(backend.read(self.unit), 0))
-            unit = self.balanced(add(x, -1.0, weights))
-            backend.assign_if(first, [self.unit], lambda: [unit])
+            loss, copies = self.mean_loss(), copies_of(variables) or 1
+            away = add(x, -1.0, weights)
+            backend.assign_if(first, [self.unit], lambda: [balanced(loss, away, copies)])
         after = [backend.read(v) for v in variables]
         assign(self.x, chosen(ended, after, x))
         assign(self.mu, chosen(ended, after, mu))
@@ -215,19 +218,6 @@ class EntropySGD(Method):
         grown = backend.read(self.unit) * scope * (1.0 + self.scoping) ** t
         return ops.minimum(grown, self.largest_scope)
 
-    def balanced(self, away):
-        """The scope at which the spring holds as much energy as the loss."""
-        copies = copies_of(self.trainable_variables) or 1
-        energy = ops.cast(dot(away, away), "float32") / (2 * copies)
-        return ops.where(energy > 0, self.mean_loss() / energy, 0.0)
-
-    def gradient(self, grads):
-        """Return the gradient of this step, the mean over replicas."""
-        factor = chain(self)[-1].loss_scale_factor or 1.0
-        pairs = zip(grads, self.trainable_variables, strict=True)
-        grads = [ops.zeros_like(v) if g is None else backend.dense(g) / factor for g, v in pairs]
-        return backend.all_reduce_sum(grads)
-
     def _completed(self, further):
         if not self.langevin_steps:
             return super()._completed(further)
@@ -235,14 +225,3 @@ class EntropySGD(Method):
         ready = ops.logical_and(ops.equal(steps, self.langevin_steps), backend.read(self.unit) > 0)
         own = ready if further else backend.read(self.moved) > 0
         return ops.logical_and(own, super()._completed(further))
-
-
-def chosen(condition, values, others):
-    """Each of the `values` where `condition` holds, else of the `others`."""
-    return [ops.where(condition, v, o) for v, o in zip(values, others, strict=True)]
-
-
-def assign(variables, values):
-    """Set the variables to the values."""
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)

@@ -56,7 +56,8 @@ class FixedEffectiveRate(Method):
 
     Example:
         >>> import keras, keras_smoothout as ks, numpy as np
-        >>> net = [keras.layers.Dense(8, use_bias=False), keras.layers.BatchNormalization()]
+        >>> norm = keras.layers.BatchNormalization(epsilon=1e-6)
+        >>> net = [keras.layers.Dense(8, use_bias=False), norm]
         >>> model = keras.Sequential([keras.Input((2,)), *net, keras.layers.Dense(1)])
         >>> weights = ks.scale_invariant(model)
         >>> model.compile(ks.FixedEffectiveRate("sgd", weights, others=1.0), "mse")
@@ -70,11 +71,19 @@ class FixedEffectiveRate(Method):
         Three Regimes*, NeurIPS 2022, arXiv:2209.03695; the rule is that of its published code.
     """
 
+    sets_weights = True
+
     def __init__(self, inner, weights=("kernel",), per="all", others=0.0, **kwargs):
         check_names("weights", weights)
         check_choice("per", per, PERS)
         check_number("others", others)
+        if not weights and not others:
+            raise ValueError(
+                "`weights` must name some, or `others` be more than 0: no weight would be trained. "
+                f"Received: weights={weights!r}, others={others}"
+            )
         super().__init__(inner, **kwargs)
+        self.refuse(self.inner, "keeps_weights", "keeps weights of its own")
         if self.use_ema:
             raise ValueError(
                 "`inner` must not average weights, which it would do before they return to the "
@@ -121,8 +130,14 @@ class FixedEffectiveRate(Method):
             ops.zeros_like(w) if grads[i] is None else backend.dense(grads[i])
             for i, w in zip(self._on, here, strict=True)
         ]
-        length = norm(here)
-        along, most = backend.all_reduce_sum([dot(mine, here), norm(mine) * length])
+
+        def sums():
+            length = norm(here)
+            return [dot(mine, here), norm(mine) * length, length]
+
+        zeros = [ops.zeros((), dtype=self.radius.dtype) for _ in range(3)]
+        along, most, length = ops.cond(first, sums, lambda: zeros)
+        along, most = backend.all_reduce_sum([along, most])
         radial = ops.abs(along) / ops.where(most > 0, most, 1.0)
         self.radial.assign(ops.where(first, radial, backend.read(self.radial)))
         self.radius.assign(ops.where(first, length, backend.read(self.radius)))

@@ -75,8 +75,8 @@ class FriendlySAM(Method):
         clean = evaluate(weights)
         special = add(clean.grads, -self.sigma, [backend.read(m) for m in self.mean])
         uphill = of_length(strength_at(self.rho, step), special)
-        sharp = evaluate(add(weights, 1.0, uphill)).grads
-        return clean._replace(grads=sharp, extras={**clean.extras, self: clean.grads})
+        sharp = clean.of(evaluate(add(weights, 1.0, uphill)).means)
+        return sharp._replace(extras={**sharp.extras, self: clean.grads})
 
     def update(self, apply, grads, variables):
         first = backend.read(keras_internals.calls(self)) < (self.gradient_accumulation_steps or 1)

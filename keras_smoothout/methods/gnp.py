@@ -62,5 +62,5 @@ class GNP(Method):
         clean = evaluate(weights)
         copies = copies_of(self.trainable_variables)
         uphill = of_length(strength_at(self.rho, step), clean.grads, copies)
-        sharp = evaluate(add(weights, 1.0, uphill)).grads
-        return clean._replace(grads=add(scale(1 - self.alpha, clean.grads), self.alpha, sharp))
+        sharp = evaluate(add(weights, 1.0, uphill)).means
+        return clean.of(add(scale(1 - self.alpha, clean.means), self.alpha, sharp))

@@ -63,5 +63,6 @@ class GSAM(Method):
     def gradients(self, evaluate, weights, step):
         clean = evaluate(weights)
         uphill = of_length(strength_at(self.rho, step), clean.grads)
-        sharp = evaluate(add(weights, 1.0, uphill)).grads
-        return clean._replace(grads=add(sharp, -self.alpha, across(clean.grads, sharp)))
+        sharp = evaluate(add(weights, 1.0, uphill))
+        grads = add(sharp.grads, -self.alpha, across(clean.grads, sharp.grads))
+        return clean._replace(grads=grads, extras=sharp.extras)

@@ -67,6 +67,8 @@ class IVON(Asks, keras.optimizers.Optimizer):
         arXiv:2402.17641.
     """
 
+    own_gradient = True
+
     def __init__(
         self,
         learning_rate=0.1,

@@ -63,6 +63,8 @@ class LookSAM(Method):
         arXiv:2203.02714.
     """
 
+    own_gradient = True
+
     def __init__(self, inner, rho=0.1, alpha=0.7, interval=5, **kwargs):
         check_strength("rho", rho)
         check_number("alpha", alpha)
@@ -74,7 +76,7 @@ class LookSAM(Method):
 
     def build(self, variables):
         super().build(variables)
-        self.across = self.slots("across")
+        self.across = self.slots("across") if self.interval > 1 else []
 
     def extras(self, weights):
         return weights if self.interval > 1 else []
@@ -88,12 +90,12 @@ class LookSAM(Method):
 
         def sharp():
             uphill = of_length(strength_at(self.rho, step), clean.grads)
-            return evaluate(add(weights, 1.0, uphill)).grads
+            return evaluate(add(weights, 1.0, uphill)).means
 
         if self.interval == 1:
-            return clean._replace(grads=sharp())
-        grads = ops.cond(self.ascends(), sharp, lambda: clean.grads)
-        return clean._replace(grads=grads, extras={**clean.extras, self: clean.grads})
+            return clean.of(sharp())
+        found = clean.of(ops.cond(self.ascends(), sharp, lambda: clean.means))
+        return found._replace(extras={**found.extras, self: clean.grads})
 
     def update(self, apply, grads, variables):
         if self.interval == 1:

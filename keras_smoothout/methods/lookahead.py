@@ -57,6 +57,7 @@ class Lookahead(Method):
     """
 
     per_copy = True
+    restarts = keeps_weights = True
 
     def __init__(self, inner, sync_period=5, slow_step_size=0.5, **kwargs):
         check_count("sync_period", sync_period)

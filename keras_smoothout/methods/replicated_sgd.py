@@ -10,7 +10,7 @@ from keras import ops
 from keras_smoothout import backend
 from keras_smoothout.checks import check_count, check_number, check_strength
 from keras_smoothout.method import Method, check_copies, strength_at
-from keras_smoothout.weights import dot
+from keras_smoothout.weights import balanced, copies_of
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -120,15 +120,9 @@ class ReplicatedSGD(Method):
         if self.automatic_after:
             t = t - self.automatic_after
             unset = ops.logical_and(t >= 0, ops.equal(backend.read(self.scale), 0))
-            loss = self.mean_loss()
-            backend.assign_if(unset, [self.scale], lambda: [balanced(loss, stretched())])
+            loss, copies = self.mean_loss(), copies_of(self.trainable_variables)
+            backend.assign_if(unset, [self.scale], lambda: [balanced(loss, stretched(), copies)])
             unit = backend.read(self.scale)
         grown = (1.0 + self.scoping) ** ops.cast(ops.maximum(t, 0), "float32")
         coupling = unit * strength_at(self.coupling, self.step()._replace(iteration=t))
         return ops.minimum(coupling * grown, self.largest_coupling)
-
-
-def balanced(loss, away):
-    """The coupling at which the springs hold as much energy as the loss."""
-    energy = ops.cast(dot(away, away), "float32") / (2 * away[0].shape[0])
-    return ops.where(energy > 0, loss / energy, 0.0)

@@ -72,12 +72,12 @@ class SAM(Method):
         uphill = backend.all_reduce_sum(clean.grads) if shared else clean.grads
 
         def sharp():
-            return evaluate(add(weights, 1.0, self.ascent(weights, uphill, step))).grads
+            return evaluate(add(weights, 1.0, self.ascent(weights, uphill, step))).means
 
         if self.interval == 1:
-            return clean._replace(grads=sharp())
+            return clean.of(sharp())
         on = step.iteration % self.interval == 0
-        return clean._replace(grads=ops.cond(on, sharp, lambda: clean.grads))
+        return clean.of(ops.cond(on, sharp, lambda: clean.means))
 
     def ascent(self, weights, grads, step):
         """The step `e` from `weights` to the worst point of the ball, to first order."""

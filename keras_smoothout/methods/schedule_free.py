@@ -10,9 +10,9 @@ from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.around import chain
-from keras_smoothout.checks import STATISTICS, check_choice, check_number
+from keras_smoothout.checks import STATISTICS, check_choice, check_number, check_precise
 from keras_smoothout.method import Method
-from keras_smoothout.weights import add, lerp
+from keras_smoothout.weights import add, assign, chosen, lerp
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -63,13 +63,14 @@ class ScheduleFree(Method):
         rule of the authors' code. The paper's text was not checked.
     """
 
-    per_copy = True
+    per_copy = keeps_weights = sets_weights = True
 
     def __init__(self, inner, interpolation=0.9, memory=1.0, statistics="clean", **kwargs):
         check_number("interpolation", interpolation, most=1)
         check_number("memory", memory, most=1)
         check_choice("statistics", statistics, STATISTICS)
         super().__init__(inner, **kwargs)
+        self.refuse(self.inner, "keeps_weights", "keeps weights of its own")
         if self.use_ema:
             raise ValueError(
                 "`inner` must not average weights itself, as `ScheduleFree` does: leave out "
@@ -80,6 +81,7 @@ class ScheduleFree(Method):
         self.statistics = statistics
 
     def build(self, variables):
+        check_precise(variables)
         super().build(variables)
         self.ahead = self.slots("ahead")  # z - x
         self.rate = self.add_variable((), dtype="float32", name="rate")
@@ -96,8 +98,7 @@ class ScheduleFree(Method):
         rate = ops.maximum(backend.read(self.rate), ops.cast(self.learning_rate, "float32"))
         mass = self.memory * backend.read(self.mass) + ops.square(rate)
         share = ops.where(mass > 0, ops.square(rate) / ops.where(mass > 0, mass, 1.0), 1.0)
-        for variable, point in zip(variables, add(x, 1.0, ahead), strict=True):
-            variable.assign(point)
+        assign(variables, add(x, 1.0, ahead))
         apply(grads)
         z, updated = [backend.read(v) for v in variables], self.updated
         average = [
@@ -107,5 +108,4 @@ class ScheduleFree(Method):
         new = [*average, *add(z, -1.0, average), rate, mass]
         old = [*x, *ahead, backend.read(self.rate), backend.read(self.mass)]
         state = [*variables, *self.ahead, self.rate, self.mass]
-        for variable, after, before in zip(state, new, old, strict=True):
-            variable.assign(ops.where(updated, after, before))
+        assign(state, chosen(updated, new, old))

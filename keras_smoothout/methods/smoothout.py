@@ -119,6 +119,8 @@ class SmoothOut(Method):
                 f"copies={copies}"
             )
         super().__init__(inner, **kwargs)
+        if not denoise:
+            self.refuse(self.inner, "restarts", "begins anew where weights are set")
         self.radius = radius
         self.distribution = distribution
         self.scale = scale
@@ -136,12 +138,10 @@ class SmoothOut(Method):
             return first
 
         def running_mean(mean, copy):
-            grads = evaluate(self.perturb(weights, step, copy)).grads
-            return lerp(mean, grads, 1 / ops.cast(copy + 1, "float32"))
+            found = evaluate(self.perturb(weights, step, copy)).means
+            return lerp(mean, found, 1 / ops.cast(copy + 1, "float32"))
 
-        return first._replace(
-            grads=backend.scan(running_mean, first.grads, ops.arange(1, self.copies))
-        )
+        return first.of(backend.scan(running_mean, first.means, ops.arange(1, self.copies)))
 
     def perturb(self, weights, step, copy):
         """`weights` plus the noise of one copy at one step, or `weights` itself without any."""

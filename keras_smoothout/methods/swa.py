@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.around import chain
-from keras_smoothout.checks import check_count, check_number
+from keras_smoothout.checks import check_count, check_number, check_precise
 from keras_smoothout.method import Method, evaluation_weights
 from keras_smoothout.weights import lerp
 
@@ -69,7 +69,7 @@ class SWA(Method):
         Quest for Best Test Error*, arXiv:2003.01247.
     """
 
-    per_copy = True
+    per_copy = keeps_weights = True
 
     def __init__(self, inner, start=0, period=1, ema_decay=1.0, **kwargs):
         check_count("start", start, 0)
@@ -86,6 +86,7 @@ class SWA(Method):
         self.ema_decay = ema_decay
 
     def build(self, variables):
+        check_precise(variables)
         super().build(variables)
         self.average = self.slots("average")
         self.mass = self.add_variable((), dtype="float32", name="mass")

@@ -32,15 +32,15 @@ def gradients(model, weights, state, data):
     def on_chunk(state, data, chunk):
         batch = Batch(model, data, state, loss_scale)
         asked = ask(optimizer, batch, weights, step._replace(chunk=chunk))
-        connected[:] = asked.connected
+        connected[:] = asked.connected or [True] * len(weights)
         elsewhere[:] = [asked.weights is not weights]
         after = batch.metrics(asked, weights)
         seen = length(data)
         if size is not None and not (isinstance(seen, int) and seen in (size, examples)):
             after = weighed(model, share_of(seen, ops.minimum(size, examples)), state, after)
-        tensors = [*asked.grads, *(t for m in extras if extras[m] for t in asked.extras[m])]
-        tensors += [] if watcher is None else [dot(asked.grads, asked.grads)]
-        return [*tensors, ops.cast(asked.loss, keras.config.floatx())], after
+        scalars = [asked.loss] if watcher is None else [dot(asked.grads, asked.grads), asked.loss]
+        scalars = [ops.cast(scalar, keras.config.floatx()) for scalar in scalars]
+        return [*asked.grads, *handed_on(extras, asked), *scalars], after
 
     means, state = mean_over_chunks(on_chunk, like, state, data, size)
     if any(elsewhere) and not keeps_perturbed(optimizer):
@@ -54,6 +54,18 @@ def gradients(model, weights, state, data):
     scaled = [g * ops.cast(loss_scale, g.dtype) for g in grads]
     scaled = [g if c else None for g, c in zip(scaled, connected, strict=True)]
     return scaled, extras, next(rest), state
+
+
+def handed_on(extras, asked):
+    """The tensors of all `extras` in an `Evaluation`, in their order."""
+    lost = [m for m, wanted in extras.items() if wanted and m not in asked.extras]
+    if lost:
+        raise ValueError(
+            f"The extras of `{type(lost[0]).__name__}` are lost: a method around it must return "
+            "the `Evaluation` that it was given, changed by `_replace` or `of`. Received: an "
+            f"evaluation with extras of {[type(m).__name__ for m in asked.extras]}"
+        )
+    return [tensor for m, wanted in extras.items() if wanted for tensor in asked.extras[m]]
 
 
 def watched(watcher, state, grads, square, examples, size):

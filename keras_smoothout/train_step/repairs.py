@@ -12,7 +12,35 @@ import keras
 from keras_smoothout import keras_internals
 
 
-class TensorFlowRepairs(keras_internals.LocalBatch):
+class Repaired:
+    """Mixin: has each of Keras' loops run inside `repaired`, with the name of its function."""
+
+    def fit(self, *args, **kwargs):
+        with self.repaired("train_function"):
+            return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        with self.repaired("train_function"):
+            return super().train_on_batch(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        with self.repaired("test_function"):
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        with self.repaired("test_function"):
+            return super().test_on_batch(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        with self.repaired("predict_function"):
+            return super().predict(*args, **kwargs)
+
+    def predict_on_batch(self, *args, **kwargs):
+        with self.repaired("predict_function"):
+            return super().predict_on_batch(*args, **kwargs)
+
+
+class TensorFlowRepairs(Repaired, keras_internals.LocalBatch):
     """Let `fit` learn the shapes of a batch and read metrics with `MultiWorkerMirroredStrategy`.
 
     Keras averages a batch over workers, and scalar metrics along their first axis, which fails
@@ -20,28 +48,12 @@ class TensorFlowRepairs(keras_internals.LocalBatch):
     function, and returns nothing from then on; here it is traced again.
     """
 
-    def fit(self, *args, **kwargs):
-        with self._traced_again():
-            return super().fit(*args, **kwargs)
-
-    def evaluate(self, *args, **kwargs):
-        with self._traced_again():
-            return super().evaluate(*args, **kwargs)
-
-    def predict(self, *args, **kwargs):
-        with self._traced_again():
-            return super().predict(*args, **kwargs)
-
-    def train_on_batch(self, *args, **kwargs):
-        with self._traced_again():
-            return super().train_on_batch(*args, **kwargs)
-
     @contextlib.contextmanager
-    def _traced_again(self):
+    def repaired(self, function):
         try:
             yield
-        except Exception:
-            self.train_function = self.test_function = self.predict_function = None
+        except BaseException:
+            setattr(self, function, None)
             raise
 
     def get_metrics_result(self):
@@ -54,7 +66,7 @@ class TensorFlowRepairs(keras_internals.LocalBatch):
         return result
 
 
-class JaxRepairs(keras_internals.JaxState):
+class JaxRepairs(Repaired, keras_internals.JaxState):
     """Keep the weights if a step fails or is interrupted; let `predict` work with many processes.
 
     Keras' steps give the memory of the variables away, and put new values there when all is done.
@@ -65,22 +77,6 @@ class JaxRepairs(keras_internals.JaxState):
 
     _interrupts = ()  # What waits for the end of a step.
     _kept = None  # The variables and their values when a step took them.
-
-    def fit(self, *args, **kwargs):
-        with self._whole():
-            return super().fit(*args, **kwargs)
-
-    def evaluate(self, *args, **kwargs):
-        with self._whole():
-            return super().evaluate(*args, **kwargs)
-
-    def predict(self, *args, **kwargs):
-        with self._whole():
-            return super().predict(*args, **kwargs)
-
-    def train_on_batch(self, *args, **kwargs):
-        with self._whole():
-            return super().train_on_batch(*args, **kwargs)
 
     def state_is_given(self):
         if self._kept is not None:
@@ -93,7 +89,7 @@ class JaxRepairs(keras_internals.JaxState):
             signal.default_int_handler(*self._interrupts.pop())
 
     @contextlib.contextmanager
-    def _whole(self):
+    def repaired(self, function):
         outer, kept = self._kept, []
         vars(self)["_kept"] = kept  # The list itself, which Keras would copy.
         with interrupts_noted() as noted:

@@ -8,7 +8,7 @@ from keras_smoothout import backend, keras_internals
 from keras_smoothout.asks import asked
 from keras_smoothout.evaluation import at, state_variables
 from keras_smoothout.method import evaluation_weights
-from keras_smoothout.moving_statistics import batch_norms, statistics
+from keras_smoothout.moving_statistics import batch_norms, copied, statistics
 from keras_smoothout.train_step.gradients import gradients
 
 
@@ -55,6 +55,8 @@ def share_statistics(model):
     if context is None or context.num_replicas_in_sync == 1:
         return
     moving = statistics(batch_norms(model))
+    if copied(model):
+        moving = [model.stacked(variable) for variable in moving]
     if moving:
         values = [tf.identity(variable.value) for variable in moving]  # On this replica's device.
         means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
