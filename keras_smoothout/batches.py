@@ -175,7 +175,7 @@ class WarmUpBatches(Shuffled):
 class NoiseScaleBatches(WarmUpBatches):
     """Shuffled batches whose size follows the gradient noise scale, from epoch to epoch.
 
-        B = noise scale, at most twice and at least half of the epoch before
+        B = noise scale, at most twice and at least half of the epoch before, rounded down
 
     `keras_smoothout.GradientNoiseScale(batches=...)`, passed to `fit`, measures the noise scale and
     sets the size. All epochs have the same number of updates, so pass no `steps_per_epoch`. The
@@ -222,6 +222,7 @@ class NoiseScaleBatches(WarmUpBatches):
         self.batch_size = batch_size
         self.updates = updates
         self.most = len(self.x) if most is None else most
+        self._begun = False
 
     @property
     def num_batches(self):
@@ -234,9 +235,27 @@ class NoiseScaleBatches(WarmUpBatches):
             epoch: Number of the epoch, from 0 on.
             scale: Noise scale, in examples; infinite for twice the size, NaN for the same one.
         """
-        self.start = epoch * self.updates
-        size = [size for step, size in self.batch_sizes.items() if step <= self.start][-1]
-        if self.start not in self.batch_sizes:
+        first, self._begun = epoch * self.updates, True
+        if not first <= self.start < first + self.updates:  # Else `Checkpoint` has put it there.
+            self.start = first
+        size = [size for step, size in self.batch_sizes.items() if step <= first][-1]
+        if first not in self.batch_sizes:
             wanted = size if math.isnan(scale) else min(max(scale, size / 2), 2 * size, self.most)
             units = max(1, int(wanted / self.batch_size))
-            self.batch_sizes[self.start] = units * self.batch_size
+            sizes = self.batch_sizes | {first: units * self.batch_size}
+            self.batch_sizes = dict(sorted(sizes.items()))
+
+    def on_epoch_end(self):
+        if not self._begun:
+            raise ValueError(
+                "`callbacks` must hold `GradientNoiseScale(batches=...)`, which begins each epoch "
+                "of these batches. Received: an epoch that it has not begun"
+            )
+
+    def seek(self, epoch, step, steps):
+        if epoch * self.updates not in self.batch_sizes:
+            raise ValueError(
+                "`batch_sizes` must be those of the training that goes on, to the epoch where it "
+                f"was: pass its `batch_sizes`. Received: {self.batch_sizes} at epoch {epoch}"
+            )
+        super().seek(epoch, step, steps)

@@ -163,8 +163,8 @@ class Join(LearningRateSchedule):
 
     def __call__(self, step):
         step = ops.cast(step, "int32")
-        first = _at(self.first, ops.minimum(step, self.steps - 1))
-        second = _at(self.second, ops.maximum(step - self.steps, 0))
+        first = at(self.first, ops.minimum(step, self.steps - 1))
+        second = at(self.second, ops.maximum(step - self.steps, 0))
         return ops.where(step < self.steps, first, second)
 
     def get_config(self):
@@ -175,6 +175,6 @@ class Join(LearningRateSchedule):
         return cls(**deserialized(config))
 
 
-def _at(schedule, step):
+def at(schedule, step):
     """Value of a float or a schedule, as float32."""
     return ops.cast(schedule(step) if callable(schedule) else schedule, "float32")

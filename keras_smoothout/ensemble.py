@@ -66,9 +66,15 @@ class Ensemble(keras.Model):
         self.activation = activation
         self.built = True
 
-    def compile(self, *args, **kwargs):
-        """Configure the model, as `keras.Model.compile` does; the loss is one of probabilities."""
-        super().compile(*args, **kwargs)
+    def compile(self, optimizer=None, *args, **kwargs):
+        """Configure the model, as `keras.Model.compile` does; the loss is one of probabilities.
+
+        Args:
+            optimizer: As for `keras.Model.compile`. Defaults to `None`, to evaluate only.
+            *args: As for `keras.Model.compile`.
+            **kwargs: As for `keras.Model.compile`.
+        """
+        super().compile(optimizer, *args, **kwargs)
         logits = [x for x in keras.tree.flatten(self.loss) if getattr(x, "from_logits", False)]
         if logits and self.activation != "linear":
             raise ValueError(
@@ -129,8 +135,9 @@ def activation_of(members):
 
 
 def implied(loss):
-    """The activation that a loss implies; `None` without a loss."""
-    if loss is None:
+    """The activation that a loss implies; `None` without a loss, or for one that does not tell."""
+    known = isinstance(loss, (str, keras.losses.Loss))
+    if not (known or getattr(loss, "__module__", "").startswith("keras.")):
         return None
     if not getattr(loss, "from_logits", False):
         return "linear"

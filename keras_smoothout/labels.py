@@ -1,6 +1,5 @@
 """Checks of data that Keras would take in silence: labels above all."""
 
-import contextlib
 import inspect
 import weakref
 from numbers import Integral
@@ -8,6 +7,7 @@ from numbers import Integral
 import keras
 import numpy as np
 
+from keras_smoothout import keras_internals
 from keras_smoothout.checks import check_epoch_ends
 
 TAKEN = {  # By what is given labels.
@@ -71,7 +71,7 @@ def outputs_of(model, x):
 
     if getattr(model, "outputs", None):
         return model.outputs
-    if model not in OUTPUTS:
+    if OUTPUTS.get(model) is None:
         inputs = keras.tree.map_structure(spec, x)
         OUTPUTS[model] = keras.tree.flatten(model.compute_output_spec(inputs))
     return OUTPUTS[model]
@@ -98,6 +98,8 @@ def _by_output(model, loss, y, sample_weight, outputs):
 
 def examine(method, model, *args, **kwargs):
     """Raise for arguments of a `method` of Keras, by its name, that it would take in silence."""
+    if kwargs.pop(keras_internals.EXAMINED, False):  # `fit` has examined it.
+        return
     given = TAKEN[method].bind(model, *args, **kwargs).arguments
     for name in {"steps", "steps_per_epoch"} & set(TAKEN[method].parameters):
         check_epoch_ends(given.get("x"), given.get(name), name)
@@ -135,9 +137,12 @@ def check_fit(
     sparse = any(map(_is_sparse, keras.tree.flatten(model.loss)))
     for name, inputs, labels, weights in checked if sparse else ():
         outputs = None
-        if model.built and all(map(_is_array, keras.tree.flatten(inputs))):
-            with contextlib.suppress(Exception):  # Of a model that needs values.
+        asked = OUTPUTS.get(model, ()) is not None
+        if model.built and asked and all(map(_is_array, keras.tree.flatten(inputs))):
+            try:
                 outputs = outputs_of(model, inputs)
+            except Exception:  # Of a model that needs values: it is not asked again.
+                OUTPUTS[model] = None
         check_targets(name, model, model.loss, labels, weights, outputs)
 
 

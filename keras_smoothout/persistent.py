@@ -8,6 +8,7 @@ import numpy as np
 from keras_smoothout.batches import Endless
 from keras_smoothout.checks import check_number, received
 
+KNOWN = 8  # Masks that are kept: workers ask for batches out of their order.
 DEVIATIONS = 6  # Of the number of active examples; more than that is one step in a billion.
 
 
@@ -72,19 +73,19 @@ class PersistentBatches(Endless):
         mean = share * len(self.x)
         most = mean + DEVIATIONS * math.sqrt(mean * (1 - share)) + 1e-6
         self.size = max(1, min(len(self.x), math.floor(most)))
-        self._known = None  # A step and its mask: the chain goes on from there.
+        self._known = {}  # Masks of the last steps: the chain goes on from the nearest one.
 
     def active(self, step):
         """Indices of the examples that are in the batch of a step."""
-        at, mask = self._known or (-1, None)
-        if at > step or mask is None:
-            at, mask = 0, self._draw(0, 1)[0] < self.share
+        at = max((known for known in self._known if known <= step), default=0)
+        mask = self._known[at] if at in self._known else self._draw(0, 1)[0] < self.share
         renewed = 1 / (self.share * self.time)
         while at < step:
             at += 1
             again, new = self._draw(at, 2)
             mask = np.where(again < renewed, new < self.share, mask)
-        self._known = at, mask
+        last = sorted(self._known | {at: mask})[-KNOWN:]
+        self._known = {s: mask if s == at else self._known[s] for s in last}
         return np.flatnonzero(mask)
 
     def _draw(self, step, rows):

@@ -1,13 +1,9 @@
 """`sample`: put a draw from the Gaussian that an optimizer has learned into the model."""
 
-import contextlib
-
 from keras_smoothout import backend
 from keras_smoothout.around import chain
 from keras_smoothout.checks import check_count
-from keras_smoothout.method import evaluation_weights
-from keras_smoothout.moving_statistics import batch_norms, statistics
-from keras_smoothout.recalibrate import recalibrate
+from keras_smoothout.weights_of import weights_of
 
 
 def sample(model, draw=0, data=None, batch_size=500):
@@ -53,24 +49,5 @@ def sample(model, draw=0, data=None, batch_size=500):
             "`model` must be trained by `IVON`, or a method around it, which learns the Gaussian "
             f"to draw from. Received: a model with the optimizer {optimizer}"
         )
-    if evaluation_weights(optimizer) is not None:
-        raise ValueError(
-            "The model is evaluated at weights that its optimizer averages, not at a draw: leave "
-            f"out the method that averages. Received: a model with the optimizer {optimizer}"
-        )
-    return _drawn(model, gaussians[0], draw, data, batch_size)
-
-
-@contextlib.contextmanager
-def _drawn(model, gaussian, draw, data, batch_size):
     weights = [backend.read(variable) for variable in model.trainable_variables]
-    values = gaussian.posterior(weights, draw)
-    restore = backend.snapshot([*model.trainable_variables, *statistics(batch_norms(model))])
-    try:
-        for variable, value in zip(model.trainable_variables, values, strict=True):
-            variable.assign(value)
-        if data is not None:
-            recalibrate(model, data, batch_size)
-        yield model
-    finally:
-        restore()
+    return weights_of(model, data, batch_size, gaussians[0].posterior(weights, draw))

@@ -13,6 +13,7 @@ from keras_smoothout.cycles import Cyclic as Cyclic
 from keras_smoothout.cycles import Join as Join
 from keras_smoothout.cycles import SWALearningRate as SWALearningRate
 from keras_smoothout.cycles import Triangular as Triangular
+from keras_smoothout.cycles import at
 from keras_smoothout.saving import deserialized, serialized
 
 
@@ -111,8 +112,7 @@ class Around(LearningRateSchedule):
 
     def at(self, step):
         """Value of the other schedule."""
-        value = self.schedule(step) if callable(self.schedule) else self.schedule
-        return ops.cast(value, "float32")
+        return at(self.schedule, step)
 
     def get_config(self):
         return serialized({"schedule": self.schedule})

@@ -2,10 +2,14 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import pathlib
 import tempfile
+
+try:
+    import fcntl
+except ImportError:  # Not on Windows.
+    fcntl = None
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)
 UNFINISHED = "unfinished-"
@@ -19,6 +23,11 @@ def remote(path):
 
 def as_path(path):
     """`path` as an object with the methods of `pathlib.Path`, which those of stores have, too."""
+    if isinstance(path, str) and remote(path):  # `pathlib` would make a local folder of it.
+        raise ValueError(
+            "`directory` in an object store must be a path of its library, as `epath.Path(...)`. "
+            f"Received: directory={path!r}"
+        )
     return pathlib.Path(path) if isinstance(path, str) else path
 
 
@@ -34,7 +43,7 @@ def whole(path):
     temporary = path.with_name(f"{UNFINISHED}{path.name}")
     temporary.unlink(missing_ok=True)  # That of a killed process, or a link, is not written to.
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -51,7 +60,7 @@ def hold(folder):
     Raises:
         ValueError: If another process holds it.
     """
-    if remote(folder):
+    if remote(folder) or fcntl is None:
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -10,6 +10,7 @@ from keras_smoothout import keras_internals, random_state, saved_state, whole_fi
 from keras_smoothout.callbacks.resuming import METRICS, Resumed, running_fit, seek
 from keras_smoothout.checkpoint_files import Files, Position, checkpoints, path_of, position_of
 from keras_smoothout.checks import check_choice, check_count, check_number, received
+from keras_smoothout.evaluation import sync
 
 SIGNS = {"min": -1, "max": 1}
 HIGHER = ("accuracy", "acc", "auc", "precision", "recall", "f1_score", "iou")
@@ -136,7 +137,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self.position is None or self.saved:
             return
         if self.writes:
-            getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX has it elsewhere.
+            sync(self.model)
             training = self._random | {"value": np.array(self._logged)}
             if self.position.step and not keras_internals.many_workers(self.model):
                 metrics = saved_state.of(self.model.metrics_variables)
@@ -170,12 +171,12 @@ class Checkpoint(keras.callbacks.Callback):
         if self._resumed:
             self.position = self._saved = self._resumed.position
             self._check_first(first, self.position)
+        sought = seek(fit.get("x"), self.position, self.params.get("steps"))
+        if self._resumed:
+            self._resumed = self._resumed._replace(reads=not sought)
             keras_internals.begin_at(self.model, self.position.epoch)
             if self.params.get("verbose"):
                 print(f"Continuing {self.directory} after {self.position}.")
-        sought = seek(fit.get("x"), self.position, self.params.get("steps"))
-        if self._resumed and sought:
-            self._resumed = self._resumed._replace(reads=False)
 
     def _check_first(self, epoch, position):
         if epoch > position.epoch:
@@ -219,20 +220,25 @@ class Checkpoint(keras.callbacks.Callback):
         if self.model.stop_training and steps and self.position.step < steps:
             return  # Stopped inside the epoch, as by `TerminateOnNaN`.
         self.position, self._random = Position(epoch + 1), random_state.get()
-        if self.best and self.best not in logs and not self._seldom:
-            raise ValueError(
-                f"`best` must be one of {sorted(logs)}, which the epochs log. "
-                f"{received('best', self.best)}"
-            )
+        unknown = self.best and self.best not in logs and not self._seldom
         self._logged = float(logs.get(self.best, np.nan))
         better = self._files.is_better(self._logged, self.position)
         last = self.model.stop_training or epoch + 1 == self.params.get("epochs")
         whole = self.every_epochs and (epoch + 1) % self.every_epochs == 0
-        if better or last or whole or self._due():
+        if better or last or whole or self._due() or unknown:
             self.save()
         self._logged = np.nan
+        if unknown:  # The epoch is not lost.
+            raise ValueError(
+                f"`best` must be one of {sorted(logs)}, which the epochs log. "
+                f"{received('best', self.best)}"
+            )
 
     def on_train_end(self, logs=None):
         keras_internals.begin_at(self.model, None)
+        self.close()
+
+    def close(self):
+        """Let other processes save in the folder."""
         if self.writes:
             self._files.close()

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_smoothout.checks import received
+from keras_smoothout.evaluation import sync
 
 
 class ConsensusDistance(keras.callbacks.Callback):
@@ -38,6 +39,6 @@ class ConsensusDistance(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch, logs=None):
-        getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX keeps them elsewhere.
+        sync(self.model)
         if logs is not None:
             logs["consensus_distance"] = float(np.mean(self.model.distances() ** 2))

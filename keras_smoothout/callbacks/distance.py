@@ -6,14 +6,14 @@ import os
 import keras
 import numpy as np
 
-from keras_smoothout import keras_internals
-from keras_smoothout.callbacks.resuming import skipped_steps
+from keras_smoothout.callbacks.resuming import Counting
 from keras_smoothout.checks import check_count, received
+from keras_smoothout.evaluation import sync
 
 COLUMNS = ("step", "distance")
 
 
-class DistanceFromInit(keras.callbacks.Callback):
+class DistanceFromInit(Counting):
     """Distance of the weights from where they were at the start: `||w_t - w_0||`.
 
     On a random landscape it grows as `log(t)` (ultra-slow diffusion), at the same pace for all
@@ -58,21 +58,12 @@ class DistanceFromInit(keras.callbacks.Callback):
         self.points_per_decade = points_per_decade
         self.start = start
         self.distances = []
-        self._step = 0
 
     def _weights(self):
-        getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX keeps them elsewhere.
+        sync(self.model)
         return [keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables]
 
-    def on_train_begin(self, logs=None):
-        self._begun = False
-
-    def _begin(self):
-        """Find the step and the start, once `Checkpoint` has restored them."""
-        self._begun = True
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        # This counts steps that only accumulate, but not those whose float16 gradients overflowed.
-        self._step = max(self._step, int(keras_internals.calls(optimizer).numpy()))
+    def begin(self):
         if self.start is None:
             self.start = self._weights()
         ours, theirs = ([np.shape(w) for w in ws] for ws in (self._weights(), self.start))
@@ -91,37 +82,26 @@ class DistanceFromInit(keras.callbacks.Callback):
                     f"Received: path={self.path} of columns {head}"
                 )
             rows = [(int(step), float(distance)) for step, distance in rows]
-            self.distances = [row for row in rows if row[0] <= self._step]
+            self.distances = [row for row in rows if row[0] <= self.steps]
         if self.path is not None:
             begun = f"{self.path}.begun"  # Replaces it in one go: a process can be killed here.
             with open(begun, "w", newline="") as file:
                 csv.writer(file).writerows([COLUMNS, *self.distances])
             os.replace(begun, self.path)
         self._next = 1
-        while self._next <= self._step:  # The same steps as without an interruption.
+        while self._next <= self.steps:  # The same steps as without an interruption.
             self._next = self._after(self._next)
 
     def _after(self, step):
         return max(step + 1, round(step * 10 ** (1 / self.points_per_decade)))
 
-    def on_epoch_begin(self, epoch, logs=None):
-        if not self._begun:
-            self._begin()
-        self._before = self._step
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == 0:
-            self._before -= skipped_steps(self.model)  # `Checkpoint` has `fit` count them again.
-
-    def on_train_batch_end(self, batch, logs=None):
-        # If an execution has several steps, the last one.
-        self._step = max(self._step, self._before + batch + 1)
-        if self._step >= self._next:
-            self._next = self._after(self._step)
+    def stepped(self, before):
+        if self.steps >= self._next:
+            self._next = self._after(self.steps)
             self._measure()
 
     def on_epoch_end(self, epoch, logs=None):
-        if not self.distances or self.distances[-1][0] < self._step:
+        if not self.distances or self.distances[-1][0] < self.steps:
             self._measure()
         if logs is not None:
             logs["distance_from_init"] = self.distances[-1][1]
@@ -129,7 +109,7 @@ class DistanceFromInit(keras.callbacks.Callback):
     def _measure(self):
         pairs = zip(self._weights(), self.start, strict=True)
         square = sum(float(np.sum(np.square(a.astype("float64") - b))) for a, b in pairs)
-        self.distances.append((self._step, square**0.5))
+        self.distances.append((self.steps, square**0.5))
         if self.path is not None:
             with open(self.path, "a", newline="") as file:
                 csv.writer(file).writerow(self.distances[-1])

@@ -4,7 +4,10 @@ import keras
 import numpy as np
 
 from keras_smoothout.around import chain
+from keras_smoothout.evaluation import sync
 from keras_smoothout.method import Method
+
+SCALING = keras.optimizers.LossScaleOptimizer  # It skips steps.
 
 
 class FluctuationDissipation(keras.callbacks.Callback):
@@ -58,7 +61,7 @@ class FluctuationDissipation(keras.callbacks.Callback):
         self.found = []
 
     def _weights(self):
-        getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX keeps them elsewhere.
+        sync(self.model)
         arrays = [keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables]
         return np.concatenate([np.ravel(a).astype("float64") for a in arrays])
 
@@ -67,6 +70,13 @@ class FluctuationDissipation(keras.callbacks.Callback):
         config = inner.get_config()
         idle = ("nesterov", "clipnorm", "global_clipnorm", "clipvalue", "weight_decay", "use_ema")
         given = {n: config[n] for n in (*idle, "gradient_accumulation_steps") if config.get(n)}
+        constrained = [v.path for v in self.model.trainable_variables if v.constraint]
+        scaling = self.model.optimizer if isinstance(self.model.optimizer, SCALING) else None
+        if constrained or scaling is not None:
+            raise ValueError(
+                "`FluctuationDissipation` takes each step for that of the gradient: leave out "
+                f"constraints and the scaling of the loss. Received: {constrained or scaling.name}"
+            )
         moving = [
             type(method).__name__
             for method in chain(self.model.optimizer)

@@ -113,6 +113,8 @@ class Interruption(keras.callbacks.Callback):
                 self.checkpoint.save()
         finally:
             self._put_back()
+            if self.checkpoint is not None:
+                self.checkpoint.close()
         if not self._listens:
             raise KeyboardInterrupt
         self._noted.clear()

@@ -5,6 +5,7 @@ import numpy as np
 from keras_smoothout.callbacks.averages import Shown
 from keras_smoothout.callbacks.snapshots import Snapshots
 from keras_smoothout.checks import check_count, check_repeats
+from keras_smoothout.method import evaluation_weights
 
 
 class LAWA(Shown, Snapshots):
@@ -52,6 +53,11 @@ class LAWA(Shown, Snapshots):
         self._fits = False
 
     def on_train_begin(self, logs=None):
+        if evaluation_weights(self.model.optimizer) is not None:
+            raise ValueError(
+                "`optimizer` must not average weights itself: `callbacks.Averages` validates such "
+                f"an average. Received: optimizer={type(self.model.optimizer).__name__}"
+            )
         self._fits = True
         super().on_train_begin(logs)
 

@@ -6,7 +6,9 @@ import math
 import keras
 from keras import ops
 
+from keras_smoothout.callbacks.resuming import running_fit
 from keras_smoothout.checks import check_number
+from keras_smoothout.evaluation import sync
 from keras_smoothout.model import TrainStep
 
 
@@ -84,12 +86,8 @@ class GradientNoiseScale(keras.callbacks.Callback):
             with strategy.scope() if replicas > 1 else contextlib.nullcontext():
                 names = ("square", "trace", "measured")
                 self.variables = [keras.Variable(0.0, trainable=False, name=n) for n in names]
-        self._attach(self)
-
-    def _attach(self, watcher):
-        """Have `watcher` see the norms in each step; steps are traced again."""
-        vars(self.model)["_watcher"] = watcher  # Not tracked: its variables are none of the model.
-        self.model.train_function = self.model.test_function = None
+        if running_fit(model) is not None:  # `on_train_begin` comes after the step is made.
+            model.watch(self)
 
     def seen(self, values, small, large, small_rate, large_rate):
         """The next values of `variables`, as tensors.
@@ -116,14 +114,10 @@ class GradientNoiseScale(keras.callbacks.Callback):
             self.batches.begin(epoch, self.scales[-1] if self.scales else math.nan)
 
     def on_epoch_end(self, epoch, logs=None):
-        getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX keeps them elsewhere.
+        sync(self.model)
         square, trace, measured = (float(ops.convert_to_numpy(v)) for v in self.variables)
         self.scales.append(
             math.nan if measured == 0 else trace / square if square > 0 else math.inf
         )
         if logs is not None:
             logs["gradient_noise_scale"] = self.scales[-1]
-
-    def on_train_end(self, logs=None):
-        getattr(self.model, "jax_state_sync", lambda: None)()
-        self._attach(None)

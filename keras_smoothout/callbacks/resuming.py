@@ -129,6 +129,44 @@ def skip(model, steps, saved, reads):
     model.train_function = skipped
 
 
+class Counting(keras.callbacks.Callback):
+    """Base of callbacks that count the steps of all trainings, also where `Checkpoint` goes on.
+
+    It counts steps that only accumulate, but not those whose float16 gradients overflowed. If an
+    execution has several steps, it counts after the last one.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.steps = self._before = 0
+
+    def on_train_begin(self, logs=None):
+        self._begun = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._begun:  # `Checkpoint` has restored the optimizer by now.
+            self._begun = True
+            optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+            self.steps = max(self.steps, int(keras_internals.calls(optimizer).numpy()))
+            self.begin()
+        self._before = self.steps
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:
+            self._before -= skipped_steps(self.model)  # `Checkpoint` has `fit` count them again.
+
+    def on_train_batch_end(self, batch, logs=None):
+        steps, self.steps = self.steps, max(self.steps, self._before + batch + 1)
+        if self.steps > steps:
+            self.stepped(steps)
+
+    def begin(self):
+        """Begin the first epoch of a `fit`, after `self.steps`."""
+
+    def stepped(self, before):
+        """Do what is due after `self.steps`, which were `before`."""
+
+
 def skipped_steps(model):
     """The number of steps that the epoch of `fit` which begins had behind it."""
     return getattr(model.train_function, "steps", 0)

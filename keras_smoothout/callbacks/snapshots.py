@@ -7,12 +7,14 @@ import re
 import keras
 import numpy as np
 
-from keras_smoothout import keras_internals
+from keras_smoothout.callbacks.resuming import Counting
 from keras_smoothout.checks import check_count, received
 from keras_smoothout.ensemble import copy_at
+from keras_smoothout.evaluation import sync
+from keras_smoothout.whole_files import whole
 
 
-class Snapshots(keras.callbacks.Callback):
+class Snapshots(Counting):
     """Keep all weights of the model at several updates, moving statistics included.
 
         after update t, if t >= start and (t - start) % period == 0: keep
@@ -66,8 +68,7 @@ class Snapshots(keras.callbacks.Callback):
         self.keep = keep
         self.directory = directory
         self._kept = {}  # Arrays or a file, by update.
-        self._calls = self._before = 0
-        self._accumulated = 1  # Calls for an update.
+        self._accumulated = 1  # Steps for an update.
 
     @property
     def updates(self):
@@ -83,10 +84,8 @@ class Snapshots(keras.callbacks.Callback):
         """A model for each snapshot, oldest first, with the loss of the model in training."""
         return [copy_at(self.model, arrays) for arrays in self.arrays()]
 
-    def on_train_begin(self, logs=None):
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        self._calls = max(self._calls, int(np.array(keras_internals.calls(optimizer).numpy())))
-        self._accumulated = optimizer.gradient_accumulation_steps or 1
+    def begin(self):
+        self._accumulated = self.model.optimizer.gradient_accumulation_steps or 1
         if self.directory is not None and not self._kept:
             folder = pathlib.Path(self.directory)
             folder.mkdir(parents=True, exist_ok=True)
@@ -94,12 +93,8 @@ class Snapshots(keras.callbacks.Callback):
             self._kept = {t: found[t] for t in sorted(found) if t <= self.update}
             self._forget()
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._before = self._calls
-
-    def on_train_batch_end(self, batch, logs=None):
-        last = self.update
-        self._calls = self._before + batch + 1  # If an execution has several steps, the last one.
+    def stepped(self, before):
+        last = before // self._accumulated
         if self.period is not None and self._due(self.update) > self._due(last):
             self.take()
 
@@ -110,7 +105,7 @@ class Snapshots(keras.callbacks.Callback):
     @property
     def update(self):
         """Number of updates so far."""
-        return self._calls // self._accumulated
+        return self.steps // self._accumulated
 
     def _due(self, update):
         """Number of snapshots that are due up to an update."""
@@ -121,16 +116,12 @@ class Snapshots(keras.callbacks.Callback):
         """Keep the weights as they are, if those of this update are not kept yet."""
         if self.update in self._kept:
             return
-        getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX keeps them elsewhere.
+        sync(self.model)
         arrays = [np.array(keras.ops.convert_to_numpy(v)) for v in self.model.weights]
         if self.directory is not None:
             path = pathlib.Path(self.directory) / f"snapshot-{self.update:08d}.npz"
-            begun = path.with_suffix(
-                ".begun"
-            )  # Replaces it in one go: a process can be killed here.
-            with open(begun, "wb") as file:
-                np.savez(file, *map(_plain, arrays))
-            os.replace(begun, path)
+            with whole(path) as unfinished:
+                np.savez(unfinished, *map(_plain, arrays))
             arrays = path
         self._kept[self.update] = arrays
         self._forget()
