@@ -15,7 +15,7 @@ from keras_smoothout.evaluation import Step, present
 from keras_smoothout.method import included
 from keras_smoothout.methods.asam import ASAM
 from keras_smoothout.methods.sam import SAM
-from keras_smoothout.range_test import check_model, search
+from keras_smoothout.range_test import check_compiled, search
 from keras_smoothout.weights import add
 
 RADII = {"absolute": (1e-3, 1.0), "weight": (1e-2, 10.0), "filter": (1e-2, 10.0)}
@@ -119,7 +119,7 @@ def find_rho(model, x, y, adaptive=False, chance=None, rhos=None, batch_size=128
 
     Cost: `len(rhos)` gradients and forward passes over `x`.
     """
-    check_model(model)
+    check_compiled(model)
     check_count("batch_size", batch_size)
     if chance is not None:
         check_number("chance", chance)
@@ -139,4 +139,4 @@ def find_rho(model, x, y, adaptive=False, chance=None, rhos=None, batch_size=128
     def moved(weights, rho, key, batch):
         return add(weights, rho, method.ascent(weights, batch(weights).grads, Step(0)))
 
-    return search(model, x, y, moved, rhos, chance, 1, batch_size, 0)
+    return search(model, x, y, moved, rhos, chance, 1, batch_size, 0, "rhos")

@@ -38,13 +38,13 @@ class RadiusSearch(NamedTuple):
     chance: float
 
 
-def check_model(model):
+def check_compiled(model):
     """Raise unless `model` is a model that can be asked for its loss."""
     if not (isinstance(model, keras.Model) and model.built and model.compiled):
         raise ValueError(f"`model` must be built and compiled. {received('model', model)}")
 
 
-def search(model, x, y, moved, radii, chance, draws, batch_size, seed):
+def search(model, x, y, moved, radii, chance, draws, batch_size, seed, name="radii"):
     """Return the `RadiusSearch` of a way to move the weights.
 
     Args:
@@ -58,6 +58,7 @@ def search(model, x, y, moved, radii, chance, draws, batch_size, seed):
             batches if it is `1`.
         batch_size: As for `find_radius`.
         seed: As for `find_radius`.
+        name: Of the argument `radii`, for the error. Defaults to `"radii"`.
     """
     lengths = {len(a) for a in present((x, y))}
     if len(lengths) > 1 or 0 in lengths:
@@ -68,8 +69,10 @@ def search(model, x, y, moved, radii, chance, draws, batch_size, seed):
     (examples,) = lengths
     radii = np.asarray(radii, "float64")
     if radii.ndim != 1 or len(radii) < 2 or not np.all(np.diff(radii) > 0) or not radii[0] > 0:
-        raise ValueError(f"`radii` must be two or more rising numbers > 0. Received: radii={radii}")
-    check_model(model)
+        raise ValueError(
+            f"`{name}` must be two or more rising numbers > 0. Received: {name}={radii}"
+        )
+    check_compiled(model)
     weights = [backend.read(v) for v in model.trainable_variables]
     state = [backend.read(v) for v in state_variables(model)]
     sizes = np.diff([*range(0, examples, batch_size), examples])
@@ -120,6 +123,9 @@ def chance_of(loss, y):
             f"chance=None, and the loss {name or loss}"
         )
     y = np.asarray(y)
+    ignored = getattr(loss, "ignore_class", None)
+    if ignored is not None:
+        y = y[y != ignored]
     if name == "mean_squared_error":
         return float(np.mean(np.square(y - y.mean(0))))
     if name == "sparse_categorical_crossentropy":

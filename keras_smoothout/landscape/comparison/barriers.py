@@ -20,10 +20,11 @@ def ways(a, b, *, restarts=10, seed=0, normal=True):
         normal: Whether to go between normal forms as well. Defaults to `True`.
 
     Returns:
-        Dict of `Path`s: `"straight"`, and `"aligned"`, straight to the permuted `b`. Between normal
-        forms, `"geodesic"` and, to the permuted `b`, `"aligned_normal"`, which is straight, and
-        `"aligned_geodesic"`. Normal forms are matched by their own weights, from their own order
-        and from that of the match of the weights as they are; the nearer one is taken.
+        Dict of ways: `"straight"`, and `"aligned"`, straight to the permuted `b`, are `Path`s.
+        Between normal forms, `"geodesic"` and, to the permuted `b`, `"aligned_normal"`, which is
+        straight, and `"aligned_geodesic"`. Normal forms are matched by their own weights, from
+        their own order and from that of the match of the weights as they are; the nearer one is
+        taken.
 
     Raises:
         ValueError: As for `match` and `normal_form`.

@@ -9,13 +9,14 @@ import math
 from keras import layers
 
 from keras_smoothout.graph import functional, kind, walk
+from keras_smoothout.moving_statistics import batch_norms, statistics
 
 # Work on each unit by itself, or on all of them in the same way.
-ELEMENTWISE = """abs celu elu exp exponential gelu hard_shrink hard_sigmoid hard_silu hard_swish
+ELEMENTWISE = """celu elu exp exponential gelu hard_shrink hard_sigmoid hard_silu hard_swish
     hard_tanh identity leaky_relu linear log_sigmoid log_softmax mish negative relu relu6 selu
     sigmoid silu soft_shrink softmax softplus softsign sparse_plus sparse_sigmoid sparsemax sqrt
     square squareplus swish tanh tanh_shrink threshold""".split()
-HOMOGENEOUS = ("abs", "identity", "leaky_relu", "linear", "negative", "relu")
+HOMOGENEOUS = ("identity", "leaky_relu", "linear", "negative", "relu")
 DIMENSIONS = ("1D", "2D", "3D")
 POOLS = ("AveragePooling", "GlobalAveragePooling", "GlobalMaxPooling", "MaxPooling")
 PASSING = [
@@ -45,7 +46,7 @@ RULES = {  # The method of `Channels` for a layer, or for an operation by its na
     layers.Concatenate: "concatenate",
     layers.Flatten: "flatten",
     layers.Reshape: "reshape",
-    **{name.title().replace("_", ""): "activation" for name in ELEMENTWISE},
+    **{name.title().replace("_", ""): "activation" for name in (*ELEMENTWISE, "absolute")},
 }
 
 
@@ -59,12 +60,12 @@ class Group:
         """The group that this one has been united with."""
         return self if self._same is None else self._same.found()
 
-    def unite(self, other, fixed=None):
+    def unite(self, other):
         """Make this group and the `other` one; it is fixed if one of them was."""
         one, two = self.found(), other.found()
         if one is not two:
             one._same = two
-        two.fixed = two.fixed or one.fixed or fixed
+        two.fixed = two.fixed or one.fixed
 
 
 class Channels:
@@ -78,6 +79,7 @@ class Channels:
     Attributes:
         places: Dict from the id of a variable to a dict from an axis to its list of groups.
         names: Dict from a group to the name of the layer that it was first met in.
+        outputs: List of the groups along the outputs.
 
     Raises:
         ValueError: If the model has a layer or operation that is not known, by its name.
@@ -86,8 +88,8 @@ class Channels:
     def __init__(self, model):
         self.places, self.names = {}, {}
         inputs = [[Group(t.shape[-1] or 0, "the input")] for t in functional(model).inputs]
-        for groups in walk(model, inputs, self.rule):
-            self.fix(groups, "the output")
+        self.outputs = [g for groups in walk(model, inputs, self.rule) for g in groups]
+        self.fix(self.outputs, "the output")
 
     def rule(self, operation, given, tensors):
         """Groups of the outputs of one call of `operation`."""
@@ -127,7 +129,7 @@ class Channels:
         return known[axis]
 
     def unite(self, operation, groups, others):
-        """Make two lists of groups one; a single channel goes with any number of them."""
+        """Make two lists of groups one."""
         if [g.size for g in groups] != [g.size for g in others]:
             self.refuse(operation, "joins channels that are divided in different ways")
         for group, other in zip(groups, others, strict=True):
@@ -147,8 +149,9 @@ class Channels:
     def check_function(self, layer):
         """Raise unless the activation of `layer` treats all units in the same way."""
         function = getattr(layer, "activation", None)
-        ours = getattr(function, "__module__", "keras.").startswith("keras.")
-        if function is not None and not (ours and function.__name__ in ELEMENTWISE):
+        ours = getattr(function, "__module__", "").startswith("keras.")
+        known = ours and getattr(function, "__name__", None) in ELEMENTWISE
+        if function is not None and not known:
             self.refuse(layer, f"has the activation {function}, which is not known")
         if isinstance(layer, layers.Softmax) and not isinstance(layer.axis, int):
             self.refuse(layer, "has several axes")
@@ -207,6 +210,8 @@ class Channels:
         return given[0]
 
     def embedding(self, layer, given, tensors):
+        if type(layer) is not layers.Embedding:
+            self.refuse(layer, "is not known")
         return self.along(layer, layer.embeddings, -1)
 
     def sum(self, operation, given, tensors):
@@ -216,8 +221,8 @@ class Channels:
         shapes = [t.shape for t in tensors]
         if len(given) < 2 or any(shape[-1] not in (1, shapes[0][-1]) for shape in shapes[1:]):
             self.refuse(operation, "joins a constant, or channels of different numbers")
-        for groups in given[1:]:
-            if groups[0].size != 1 or given[0][0].size == 1:
+        for groups, shape in zip(given[1:], shapes[1:], strict=True):
+            if shape[-1] != 1 or shapes[0][-1] == 1:  # Else it is added to all channels.
                 self.unite(operation, groups, given[0])
         return given[0]
 
@@ -235,3 +240,9 @@ class Channels:
         if layer.target_shape[-1] != tensors[0].shape[-1]:
             self.refuse(layer, "changes the number of channels")
         return given[0]
+
+
+def held(model):
+    """Indices of the weights of `model` that are neither trained nor re-estimated: a set."""
+    free = {id(v) for v in [*model.trainable_weights, *statistics(batch_norms(model))]}
+    return {i for i, v in enumerate(model.weights) if id(v) not in free}

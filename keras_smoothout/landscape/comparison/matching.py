@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from keras_smoothout.checks import check_count, check_integer
-from keras_smoothout.landscape.comparison.channels import Channels
+from keras_smoothout.landscape.comparison.channels import Channels, held
 from keras_smoothout.landscape.directions import whole
 from keras_smoothout.moving_statistics import batch_norms, statistics
 
@@ -165,7 +165,7 @@ def match(a, b, restarts=10, seed=0, weights=None):
         assignment problem of n^3 for n units. In float64.
     Differs from the paper: a permutation of a set that lies along two axes of one weight, which is
         no linear problem, is taken only if it gains. Moving statistics are permuted but do not
-        count. Sets of units that frozen weights carry keep their order.
+        count. Sets of units that frozen layers carry keep their order.
 
     Example:
         >>> import keras, numpy as np
@@ -186,9 +186,8 @@ def match(a, b, restarts=10, seed=0, weights=None):
     first, second = (whole(a, w) for w in ((a, b) if weights is None else weights))
     counted = set(map(id, statistics(batch_norms(a, frozen=True))))
     compared = [i for i, v in enumerate(a.weights) if id(v) not in counted]
-    trained = set(map(id, a.trainable_weights))
-    held = {i for i in compared if id(a.weights[i]) not in trained}
-    free = [k for k, u in enumerate(units) if not held & {i for i, _, _ in u.places}]
+    kept = held(a)
+    free = [k for k, u in enumerate(units) if not kept & {i for i, _, _ in u.places}]
     first, second = ([np.asarray(w, "float64") for w in ws] for ws in (first, second))
     draw, found = np.random.default_rng(seed), []
     for start in range(restarts):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import layers
 
-from keras_smoothout.landscape.comparison.channels import HOMOGENEOUS, Channels, Group
+from keras_smoothout.landscape.comparison.channels import HOMOGENEOUS, Channels, Group, held
 from keras_smoothout.landscape.directions import whole
 
 
@@ -55,7 +55,11 @@ class Scales(Channels):
             bends = function.__name__ not in HOMOGENEOUS
         else:
             name = type(operation).__name__
-            bends = name not in ("LeakyReLU", *(n.title().replace("_", "") for n in HOMOGENEOUS))
+            bends = name not in (
+                "Absolute",
+                "LeakyReLU",
+                *(n.title().replace("_", "") for n in HOMOGENEOUS),
+            )
         if bends:
             self.bend(given[0], operation)
         return given[0]
@@ -105,6 +109,8 @@ class Scales(Channels):
         return super().merge(operation, given, tensors)
 
     def sum(self, operation, given, tensors):
+        if len({t.shape[-1] for t in tensors}) > 1:  # One channel is added to all others.
+            return self.merge(operation, given, tensors)
         return super().merge(operation, given, tensors)
 
 
@@ -116,8 +122,9 @@ def normal_form(model, weights=None):
                BatchNormalization: mean / r, variance + epsilon / r^2
         last layer: kernel and bias / scale        scale = their norm
 
-    The function is the same up to `scale`, for which errors do not care. Units of all layers whose
-    outputs are added up are scaled together. `gamma` and `beta` stay as they are, and so does what
+    The function is the same up to `scale`, for which errors do not care; several last layers are
+    scaled together. Units of all layers whose outputs are added up are scaled together, and units
+    that frozen weights carry not at all. `gamma` and `beta` stay as they are, and so does what
     cannot be scaled, such as units that are added to normalized ones.
 
     Args:
@@ -155,8 +162,14 @@ def normal_form(model, weights=None):
     arrays, dtypes = [a.astype("float64") for a in arrays], [a.dtype for a in arrays]
     sources, targets, last = parts(model, scales)
     spheres, count, done, scale = [np.full(a.shape, -1, "int32") for a in arrays], 0, set(), 1.0
-    ends = [group for group in sources if group.fixed == "the output" and not targets.get(group)]
-    for group in [*(g for g in sources if not g.fixed), *ends]:
+    kept = held(model)
+    stuck = {
+        group
+        for table in (sources, targets)
+        for group, places in table.items()
+        if kept & {i for i, _, _ in places}
+    }
+    for group in [g for g in sources if not (g.fixed or g in stuck)]:
         done.add(group)
         if kernels := [i for i, _, _ in targets.get(group, []) if last.get(i) in done]:
             raise ValueError(
@@ -168,26 +181,38 @@ def normal_form(model, weights=None):
         for i, axis, start in sources[group]:
             part = np.moveaxis(arrays[i], axis, 0)[start : start + group.size]
             square += np.sum(part.reshape(group.size, -1) ** 2, 1)
-        if group in ends:
-            square[:] = square.sum()
-            scale = float(np.sqrt(square[0])) or 1.0
         norms = np.where(square > 0, np.sqrt(square), 1.0)
-        numbers = count + np.arange(group.size) * (group not in ends)
-        count = int(numbers[-1]) + 1
         for i, axis, start in sources[group]:
             np.moveaxis(arrays[i], axis, -1)[..., start : start + group.size] /= norms
+            numbers = count + np.arange(group.size)
             np.moveaxis(spheres[i], axis, -1)[..., start : start + group.size] = numbers
+        count += group.size
         for i, axis, start in targets.get(group, []):
             epsilon = scales.norms.get(id(model.weights[i]))
             part = np.moveaxis(arrays[i], axis, -1)[..., start : start + group.size]
             if epsilon is not None:
                 part[...] = (part + epsilon) / norms**2 - epsilon
-            elif part.ndim == 1 and i not in last:
+            elif part.ndim == 1:
                 part /= norms
             else:
                 part *= norms
+    ends = {group.found() for group in scales.outputs}
+    if all(g in sources and not targets.get(g) and g not in stuck for g in ends):
+        places = [place for group in ends for place in ends_of(arrays, sources[group], group.size)]
+        scale = float(np.sqrt(sum(np.sum(arrays[i][rows] ** 2) for i, rows in places))) or 1.0
+        for i, rows in places:
+            arrays[i][rows] /= scale
+            spheres[i][rows] = count
     weights = [a.astype(dtype) for a, dtype in zip(arrays, dtypes, strict=True)]
     return NormalForm(weights, scale, spheres)
+
+
+def ends_of(arrays, places, size):
+    """Pairs (index of an array, slices of it) of the `places` of a group."""
+    for i, axis, start in places:
+        rows = [slice(None)] * arrays[i].ndim
+        rows[axis] = slice(start, start + size)
+        yield i, tuple(rows)
 
 
 def parts(model, scales):

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_smoothout.checks import check_count
+from keras_smoothout.evaluation import sync
 from keras_smoothout.landscape.measures import FROM_START, MEASURES, measures
 from keras_smoothout.landscape.objective import Objective
 
@@ -36,7 +37,7 @@ class Track(keras.callbacks.Callback):
 
     def look(self):
         """Move the objective to the present weights and state of the model."""
-        getattr(self.model, "jax_state_sync", lambda: None)()  # `fit` on JAX keeps them elsewhere.
+        sync(self.model)
         model, numbers = self.model, keras.ops.convert_to_numpy
         self.objective.weights = [np.array(numbers(v)) for v in model.trainable_variables]
         self.objective.state = [np.array(numbers(v)) for v in model.non_trainable_variables]
