@@ -65,6 +65,7 @@ def main(_):
         source = runs.load(FLAGS)
         runs.check_network(FLAGS, source)
         course = courses.plan(FLAGS, source.train.examples, there)
+        methods.settle(FLAGS, names, course)
         signals.check()
         with workdirs.locked(workdir) if there.first else contextlib.nullcontext():
             if there.first:

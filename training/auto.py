@@ -19,6 +19,8 @@ COMMON = {  # What the brief training has in place of the run's own flags.
     "small_batch_epochs": 0,
     "base_batch_size": None,
     "ghost_batch_size": 0,
+    "ghost_layers": False,
+    "model_copies": None,
     "lr_schedule": "constant",
     "lr_milestones": [],
     "steps_per_execution": 1,

@@ -6,6 +6,7 @@ import keras
 
 from keras_smoothout.scaling import Recipe
 from keras_smoothout.schedules import AnnealedRadius, ScaledUntil, TanhRadius, WarmUp
+from training import methods
 from training.devices import Devices
 
 ONE = Devices()
@@ -125,9 +126,25 @@ def steps_per_epoch(options, examples, batch_size, devices):
             f"{flag} leaves {rest} images for {devices.replicas} devices: pass "
             f"--drop_remainder. {received}"
         )
+    sizes = [batch_size, *[rest] * keep]
+    check_parts(options, flag, sizes, 1 if devices.even else devices.replicas)
     if (steps + keep) % options.steps_per_execution:
         raise ValueError(
             f"--steps_per_execution must divide the {steps + keep} steps of an epoch. "
             f"Received: --steps_per_execution={options.steps_per_execution}"
         )
     return steps + keep
+
+
+def check_parts(options, flag, sizes, replicas):
+    """Raise if a batch, or a ghost batch of it, has no image for each copy of the weights."""
+    ghost = 0 if options.ghost_layers else options.ghost_batch_size
+    parts = [size // replicas for size in sizes]
+    least = min(part % ghost or ghost if ghost and part > ghost else part for part in parts)
+    copies = max(methods.copies(options, name) for name in options.compare or [options.method])
+    if least < copies:
+        raise ValueError(
+            f"{flag} and --ghost_batch_size must leave an image for each copy of the weights in "
+            f"every batch: choose others, or pass --drop_remainder. Received: {least} images for "
+            f"{copies} copies"
+        )

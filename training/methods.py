@@ -97,6 +97,24 @@ def stride(options, method):
     return max(1, default if given is None else given) if default else 1
 
 
+def start(options, method, course):
+    """The number of updates before SWA's average begins, where none is given."""
+    return course.step_at(course.epochs * 3 // 4) // stride(options, method)
+
+
+def settle(options, names, course):
+    """Set the option that follows from the number of epochs, which a resumed run can raise."""
+    averaging = [name for name in names if methods.SWA in [cls for cls, _ in nested(name)]]
+    starts = {start(options, name, course) for name in averaging}
+    if options.start is None and starts:
+        if len(starts) > 1:
+            raise ValueError(
+                f"--start must be given: by default it is another one for each of {averaging}. "
+                f"Received: {sorted(starts)}"
+            )
+        options.start = starts.pop()
+
+
 def optimizer(options, method, seed, course, model=None):
     """Return the optimizers of a nested method, one around the other.
 
@@ -119,6 +137,6 @@ def optimizer(options, method, seed, course, model=None):
         values["seed"] = seed + depth  # Nested noise is independent.
         given = {n: values[n] for n in names if values[n] is not None}
         if cls is methods.SWA:
-            given.setdefault("start", course.step_at(course.epochs * 3 // 4))
+            given.setdefault("start", start(options, method, course))
         inner = (cls(*inner, **given),)
     return inner[0]

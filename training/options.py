@@ -259,7 +259,6 @@ def check(f):
     for name in ("clipnorm", "global_clipnorm") if copies > 1 else ():
         refuse(f[name].value is not None, f"--{name} would be that of all --model_copies together")
     refuse(f.recalibrate and copies > 1, "--recalibrate is not for --model_copies")
-    refuse(copies > f.batch_size, "--model_copies must not exceed --batch_size")
     refuse(f.ghost_layers and not f.ghost_batch_size, "--ghost_layers needs --ghost_batch_size")
     refuse(f.ghost_batch_size == 1, "--ghost_batch_size must be 2 at least: one has no variance")
     for name, schedule in (("lr_decay", "piecewise"), ("lr_power", "polynomial")):

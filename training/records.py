@@ -1,10 +1,12 @@
 """What a run leaves on disk beside its checkpoints, and how it goes on from them."""
 
+import math
 import time
 
 import keras
 import numpy as np
 
+from keras_smoothout.callbacks.resuming import skipped_steps
 from keras_smoothout.checkpoint_files import checkpoints, position_of
 from keras_smoothout.whole_files import whole
 from training import curves
@@ -30,8 +32,12 @@ class Record(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.began = time.perf_counter()
 
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0 and skipped_steps(self.model):
+            self.began = math.nan  # An earlier process has taken the first steps.
+
     def on_test_begin(self, logs=None):
-        self.seconds = time.perf_counter() - self.began  # Of training alone, since a --resume.
+        self.seconds = time.perf_counter() - self.began  # Of training alone.
 
     def on_epoch_end(self, epoch, logs=None):
         times = {"learning_rate": self.rate(epoch), "seconds": self.seconds}
@@ -68,7 +74,10 @@ def restore(model, checkpoint):
 
 
 class TerminateOnNaN(keras.callbacks.Callback):
-    """End the training at the first loss that is not finite, before such weights are saved.
+    """End the training at the first loss that is not finite, before the epoch is saved.
+
+    The loss of a step is that of the weights before its update: a checkpoint within the epoch can
+    hold weights that the last update before it has destroyed.
 
     Raises:
         FloatingPointError: With the step, or the validation, and the checkpoint that is left.
@@ -87,9 +96,12 @@ class TerminateOnNaN(keras.callbacks.Callback):
     def _check(self, name, loss, place):
         if not np.isfinite(loss):
             kept = [path.name for path in checkpoints(self.workdir)[-1:]]
+            inside = (
+                f" (delete {kept[0]} if it is of such weights)" if "-step-" in str(kept) else ""
+            )
             raise FloatingPointError(
                 f"The {name} is {loss} {place} of the epoch after "
-                f"{kept[0] if kept else 'the start'}. Try a smaller --learning_rate, or "
+                f"{kept[0] if kept else 'the start'}{inside}. Try a smaller --learning_rate, or "
                 "--global_clipnorm, in another --workdir; --resume --noterminate_on_nan continues "
                 "regardless."
             )

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import os
 import statistics
 
@@ -137,7 +138,8 @@ def train(options, method, seed, source, course, workdir, devices):
             numbers = model.evaluate(examples, verbose=0, return_dict=True)
             summary |= {f"{split}_{metric}": value for metric, value in numbers.items()}
         # Without the first epoch, in which the step is compiled.
-        seconds = statistics.median_low(row["seconds"] for row in history[1:] or history)
+        times = [row["seconds"] for row in history if math.isfinite(row["seconds"])]
+        seconds = statistics.median_low(times[1:] or times or [math.nan])
         last = course.stages[-1]
         shown = min(last.steps * last.batch_size, source.train.examples)
         summary |= {"seconds_per_epoch": seconds, "images_per_second": shown / seconds}

@@ -86,7 +86,7 @@ def test_an_adaptive_rho_follows_the_weights():
         ({"adaptive": 1}, "`adaptive`.*adaptive=1"),
         ({"batch_size": 256}, "`x`.*256 examples and batch_size=256"),
         ({"batch_size": 0}, "`batch_size`.*batch_size=0"),
-        ({"rhos": [0.2, 0.1]}, "rising"),
+        ({"rhos": [0.2, 0.1]}, r"`rhos`.*rhos=\[0.2 0.1\]"),
         ({"model": None}, "`model`.*model=None"),
     ],
 )

@@ -246,11 +246,11 @@ def test_a_finished_run_is_trained_for_longer(tmp_path):
 
 
 def test_a_folder_with_the_characters_of_a_pattern_is_resumed(tmp_path):
-    """And not its neighbour that the pattern would match."""
+    """And not its neighbour that the pattern would match; where SWA begins does not move."""
     run(tmp_path / "run1", *TINY, "--epochs=2", "--seed=1")
-    run(tmp_path / "run[1]", *TINY, "--epochs=1")
+    run(tmp_path / "run[1]", *TINY, "--epochs=1", "--method=swa")
     run(tmp_path / "run[1]", "--resume", "--epochs=2", "--verbose=0")
-    run(tmp_path / "whole", *TINY, "--epochs=2")
+    run(tmp_path / "whole", *TINY, "--epochs=2", "--method=swa", "--start=0")
     assert metrics(tmp_path / "run[1]") == metrics(tmp_path / "whole")
     assert same_state(tmp_path / "run[1]", tmp_path / "whole")
 
@@ -472,6 +472,13 @@ def test_a_nested_method_is_built_from_the_outermost_in():
         ("--model=c1 --width=1000", "weights of 4 bytes, and this machine"),
         ("--model=c1 --width=1e300", "flag --width=1e300"),
         ("--strategy=mirrored --devices=129", "--devices must not exceed --batch_size"),
+        ("--model_copies=3 --batch_size=2", "Received: 2 images for 3 copies"),
+        ("--model_copies=2 --batch_size=359", "Received: 1 images for 2 copies"),
+        (
+            "--method=replicatedsgd --batch_size=130 --ghost_batch_size=32",
+            "Received: 2 images for 3 copies",
+        ),
+        ("--compare=swa,entropysgd+swa", "--start must be given"),
         ("--data_dir=hdfs://a", "flag --data_dir=hdfs://a: must be a folder, or one in a store"),
         ("smoothout", "train.py takes flags only. Received: smoothout"),
     ],
