@@ -167,14 +167,11 @@ def soak(kind, kills, folder, epochs=EPOCHS, seed=0):
     return kind, len(hits), sum(hits), runs, round(time.monotonic() - began)
 
 
-def table(rows):
-    lines = ["| run | SIGKILLs | while a checkpoint was written | runs, all equal to the bit | s |"]
-    lines += ["| --- | --- | --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+HEADS = ["run", "SIGKILLs", "while a checkpoint was written", "runs, all equal to the bit", "s"]
 
 
 def main():
-    from benchmarks import interruptions
+    from benchmarks import interruptions, report
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="of which a tenth for each pair")
@@ -188,7 +185,7 @@ def main():
                 soak(kind, args.kills * (4 if count == 1 else 1) // 10, pathlib.Path(folder))
             )
             print(rows[-1], flush=True)
-    parts = [table(rows), *interruptions.tables(args.moments)]
+    parts = [report.table(HEADS, interruptions.parts(rows)), *interruptions.tables(args.moments)]
     print("\n\n".join(parts))
     if args.write:
         command = f"python -m benchmarks.faults --kills={args.kills} --moments={args.moments}"

@@ -342,11 +342,15 @@ def trained(run, data_dir):
     return run | numbers | {"versions": VERSIONS}
 
 
+def whole_lines(path):
+    """The lines of a file, without a last one that a kill has cut off."""
+    text = path.read_text() if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
 def recorded(path):
     """The runs that have a whole line, by key."""
-    text = path.read_text() if path.exists() else ""
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    return {key(run): run for run in map(json.loads, lines)}
+    return {key(run): run for run in map(json.loads, whole_lines(path))}
 
 
 def resumed(path):

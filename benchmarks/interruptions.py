@@ -23,7 +23,7 @@ import time
 
 import numpy as np
 
-from benchmarks import faults
+from benchmarks import faults, report
 
 EPOCHS = 24  # Of six steps.
 PROGRAMS = ("train.py", "fit")
@@ -112,6 +112,7 @@ def interrupt(process, workdir, number, chance):
     elif until_progress(process, workdir):
         time.sleep(chance.uniform(0, SOON))
     if process.poll() is not None:
+        assert process.returncode == 0, told(workdir)
         return None
     process.send_signal(number)
     began = time.monotonic()
@@ -229,11 +230,6 @@ HEAD = ("program", "backend", "SIGKILL", "SIGTERM", "Ctrl-C", "within an epoch",
 HEAD += ("longest end after SIGTERM or Ctrl-C (s)",)
 
 
-def table(head, rows):
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def pair(program, backend, count, epochs, disks=True):
     """Both rows of a program on a backend."""
     with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +253,14 @@ def tables(count, programs=PROGRAMS, epochs=EPOCHS):
         ]
         rows, troubles = zip(*(future.result() for future in done), strict=True)
     names = list(TROUBLES) if disks else ["resumed twice at once"]
-    return table(HEAD, rows), table(("program", "backend", *names), troubles)
+    heads = HEAD, ("program", "backend", *names)
+    given = zip(heads, (rows, troubles), strict=True)
+    return [report.table(list(head), parts(lines)) for head, lines in given]
+
+
+def parts(rows):
+    """Labels and cells of rows."""
+    return [(row[0], list(map(str, row[1:]))) for row in rows]
 
 
 def main():

@@ -23,6 +23,7 @@ import numpy as np
 from keras import layers
 
 import keras_smoothout as ks
+from benchmarks.generalization_gap import whole_lines
 
 FOLDER = pathlib.Path(__file__).parent
 RESULTS, TABLE = FOLDER / "memory.jsonl", FOLDER / "MEMORY.md"
@@ -129,9 +130,7 @@ def landscape(names):
 
 
 def recorded():
-    return (
-        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    )
+    return list(map(json.loads, whole_lines(RESULTS)))
 
 
 def left(part, names):

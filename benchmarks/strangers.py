@@ -26,6 +26,7 @@ import time
 import keras
 
 import train
+from benchmarks.generalization_gap import whole_lines
 from training import options, runs
 
 FOLDER = pathlib.Path(__file__).parent
@@ -136,9 +137,7 @@ def flags_outcome(number):
 
 def recorded():
     """The rows of all cases that were tried."""
-    return (
-        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    )
+    return list(map(json.loads, whole_lines(RESULTS)))
 
 
 def tried(part, outcome, minutes):
