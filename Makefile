@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-compile -e
+unexport PYTHONDONTWRITEBYTECODE  # Importing TensorFlow from source files takes three times as long.
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .PHONY: train test test-jax test-slow test-release check format lint clean
