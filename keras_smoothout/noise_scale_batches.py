@@ -56,7 +56,6 @@ class NoiseScaleBatches(WarmUpBatches):
         self.batch_size = batch_size
         self.updates = updates
         self.most = len(self.x) if most is None else most
-        self._begun = False
 
     @property
     def num_batches(self):
@@ -69,7 +68,7 @@ class NoiseScaleBatches(WarmUpBatches):
             epoch: Number of the epoch, from 0 on.
             scale: Noise scale, in examples; infinite for twice the size, NaN for the same one.
         """
-        first, self._begun = epoch * self.updates, True
+        first = epoch * self.updates
         if not first <= self.start < first + self.updates:  # Else `Checkpoint` has put it there.
             self.start = first
         size = [size for step, size in self.batch_sizes.items() if step <= first][-1]
@@ -79,15 +78,8 @@ class NoiseScaleBatches(WarmUpBatches):
             sizes = self.batch_sizes | {first: units * self.batch_size}
             self.batch_sizes = dict(sorted(sizes.items()))
 
-    def on_epoch_end(self):
-        if not self._begun:
-            raise ValueError(
-                "`callbacks` must hold `GradientNoiseScale(batches=...)`, which begins each epoch "
-                "of these batches. Received: an epoch that it has not begun"
-            )
-
     def seek(self, epoch, step, steps):
-        if epoch * self.updates not in self.batch_sizes:
+        if step and epoch * self.updates not in self.batch_sizes:
             raise ValueError(
                 "`batch_sizes` must be those of the training that goes on, to the epoch where it "
                 f"was: pass its `batch_sizes`. Received: {self.batch_sizes} at epoch {epoch}"
