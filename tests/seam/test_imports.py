@@ -54,6 +54,7 @@ OUTSIDE = {
     ),
     "jax": ("backend/jax.py", "train_step/repairs.py"),
     "matplotlib": ("landscape/plots.py",),
+    "plotly": ("page.py", "landscape/report.py"),
     "scipy": ("landscape/",),
     "sklearn": ("datasets.py",),
     "tensorflow_datasets": ("datasets.py",),
