@@ -19,8 +19,10 @@ from support.problems import (
     RELATIVES,
     TENSORFLOW,
     assert_close,
+    quadratic,
     relative_expected,
     relative_trajectory,
+    trajectory,
 )
 
 import keras_smoothout as ks
@@ -62,6 +64,25 @@ def trained(updates, accumulate=None, scale=None, ghost_batch_size=None):
             rows = slice(start, start + (8 if ghost_batch_size else size))
             model.train_on_batch(x[rows], y[rows])
     return arrays(model.trainable_variables), arrays(model.optimizer.across)
+
+
+def test_inside_gnp_its_direction_is_that_of_the_gradients_that_are_returned():
+    # L = sum h w^2 / 2. GNP returns the mean of two of LookSAM's, at w and up the first of them.
+    h, w = np.array([1.0, 3.0]), np.array([2.0, -1.0])
+
+    def up(w, direction):
+        return w + 0.5 * direction / np.linalg.norm(direction)
+
+    def sharp(w):
+        return h * up(w, h * w)
+
+    elsewhere = up(w, sharp(w))
+    clean, found = h * (w + elsewhere) / 2, (sharp(w) + sharp(elsewhere)) / 2
+    across = found - clean * (found @ clean) / (clean @ clean)
+    model, batch = quadratic({"h": h, "w0": w})
+    inner = ks.LookSAM(keras.optimizers.SGD(0.1), 0.5, interval=2)
+    trajectory(model, ks.GNP(inner, 0.5, 0.5), batch, 1)
+    assert_close(inner.across[0].numpy(), across / np.linalg.norm(across), 1e-5)
 
 
 @pytest.mark.parametrize("scale", [None, 8.0])
