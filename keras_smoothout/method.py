@@ -73,11 +73,17 @@ class Method(Asks, Whole, Around):
 
     def refuse(self, inner, attribute, reason):
         """Raise if the class of an optimizer in the nest `inner` has a true `attribute`."""
-        found = [type(x).__name__ for x in chain(inner) if getattr(type(x), attribute, False)]
+        found = [type(x) for x in chain(inner) if getattr(type(x), attribute, False)]
         if found:
+            one, ours = found[0].__name__, type(self).__name__
+            cure = f"put `{one}` around `{ours}`"
+            if one == ours or any(
+                getattr(c, "own_gradient", False) for c in (found[0], type(self))
+            ):
+                cure = f"`{ours}` and it exclude each other"
             raise ValueError(
-                f"`inner` must not be `{found[0]}`, which {reason}: put `{found[0]}` around "
-                f"`{type(self).__name__}`. Received: inner={type(inner).__name__}"
+                f"`inner` must not be `{one}`, which {reason}: {cure}. Received: "
+                f"inner={type(inner).__name__}"
             )
 
     def build(self, variables):
