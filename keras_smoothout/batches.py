@@ -222,7 +222,7 @@ class NoiseScaleBatches(WarmUpBatches):
         self.batch_size = batch_size
         self.updates = updates
         self.most = len(self.x) if most is None else most
-        self._begun = False
+        self._begun = self._reset = False
 
     @property
     def num_batches(self):
@@ -246,10 +246,14 @@ class NoiseScaleBatches(WarmUpBatches):
             self.batch_sizes = dict(sorted(sizes.items()))
 
     def on_epoch_end(self):
-        if not self._begun:
+        self._reset = True  # Keras calls it once more, before the first epoch.
+
+    def on_epoch_begin(self):
+        if self._reset and not self._begun:  # Before, on JAX, Keras looks at a batch.
             raise ValueError(
-                "`callbacks` must hold `GradientNoiseScale(batches=...)`, which begins each epoch "
-                "of these batches. Received: an epoch that it has not begun"
+                "`callbacks` must hold `GradientNoiseScale(batches=...)`, and these batches be "
+                "passed to `fit`: it begins each of their epochs. Received: an epoch that it has "
+                "not begun"
             )
 
     def seek(self, epoch, step, steps):

@@ -159,6 +159,14 @@ def evaluation_weights(optimizer):
     return next((weights for weights in wanted if weights is not None), None)
 
 
+def averages(optimizer):
+    """Whether a method of a nest has weights to evaluate, or may have some once it is built."""
+    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
+    has = [type(m).evaluation_weights is not Method.evaluation_weights for m in methods]
+    known = [not m.built or m.evaluation_weights() is not None for m in methods]
+    return any(a and b for a, b in zip(has, known, strict=True))
+
+
 def included(variables, exclude):
     """Return the indices of the `variables` that `exclude` leaves.
 

@@ -188,8 +188,22 @@ def test_lawa_validates_the_mean_of_the_last_epochs():
     with ks.weights_of(model, data=x, weights=lawa.weights()):
         assert model.evaluate(*data, verbose=0) == pytest.approx(expected, rel=1e-5)
     assert_equal(model.get_weights(), alone.get_weights())
-    with pytest.raises(ValueError, match="`weights`"):
-        small(ks.SWA(sgd())).fit(x, y, 16, 2, callbacks=[ks.callbacks.LAWA()], **options)
+
+
+@pytest.mark.parametrize("optimizer", [ks.SWA(sgd()), ks.Lookahead(sgd()), ks.SAM(ks.SWA(sgd()))])
+@pytest.mark.parametrize("validated", [True, False])
+def test_lawa_refuses_another_average_before_a_step_is_lost(optimizer, validated):
+    optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    model, (x, y) = small(optimizer), examples()
+    before, watched = model.get_weights(), Watched()
+    options = {"validation_data": examples(12)} if validated else {}
+    with pytest.raises(ValueError) as error:
+        callbacks = [watched, ks.callbacks.LAWA(window=2)]
+        model.fit(x, y, 16, 2, verbose=0, callbacks=callbacks, **options)
+    name = type(optimizer).__name__
+    assert "`optimizer`" in str(error.value) and f"optimizer={name}" in str(error.value)
+    assert not watched.held
+    assert_equal(model.get_weights(), before)
 
 
 def test_weights_that_do_not_fit_or_would_not_be_seen_are_refused():
