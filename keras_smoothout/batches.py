@@ -122,7 +122,8 @@ class WarmUpBatches(Shuffled):
         batch_sizes: Dictionary from a step to the batch size from there on; it must hold step 0.
             Steps are counted over the whole training.
         seed: Seed of the order of the examples, which is new in each pass. Defaults to `0`.
-        start: Step to begin with, for a training that is resumed. Defaults to `0`.
+        start: Step to begin with, for a training that is resumed. `Checkpoint` sets it itself: with
+            it, pass none. Defaults to `0`.
         **kwargs: As for `keras.utils.PyDataset`.
 
     The data set never ends, so pass `steps_per_epoch` to `fit`; all epochs then have the same
@@ -257,7 +258,8 @@ class NoiseScaleBatches(WarmUpBatches):
             )
 
     def seek(self, epoch, step, steps):
-        if epoch * self.updates not in self.batch_sizes:
+        begun = max(0, epoch - (step == 0))  # The last epoch that has begun; its size is known.
+        if begun * self.updates not in self.batch_sizes:
             raise ValueError(
                 "`batch_sizes` must be those of the training that goes on, to the epoch where it "
                 f"was: pass its `batch_sizes`. Received: {self.batch_sizes} at epoch {epoch}"

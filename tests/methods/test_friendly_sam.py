@@ -6,6 +6,7 @@ import pytest
 from support.nets import (
     LOSS,
     assert_same_steps,
+    dense_net,
     equal_on_both,
     images,
     sgd,
@@ -95,16 +96,10 @@ def test_inside_smoothout_it_remembers_the_mean_over_the_draws(copies):
     assert np.abs(inner.mean[0].numpy() - H * W).max() > 0.02
 
 
-def linear_net():
-    keras.utils.set_random_seed(0)
-    net = [keras.layers.Flatten(), keras.layers.Dense(6, "tanh"), keras.layers.Dense(10)]
-    return keras.Sequential([keras.Input((8, 8, 1)), *net])
-
-
 def after_one_update(accumulate=None, ghost_batch_size=None, scale=None):
     """The memory after an update of 8 examples: the mean gradient at the start, however split."""
     x, y = images(8)
-    model = ks.wrap(linear_net())
+    model = ks.wrap(dense_net(6))
     inner = keras.optimizers.SGD(
         0.1, gradient_accumulation_steps=accumulate, loss_scale_factor=scale
     )
@@ -133,7 +128,7 @@ def test_two_replicas_keep_one_memory(policy, tolerance):
     keras.config.set_dtype_policy(policy)
     x, y = images(8)
     with two_replicas().scope():
-        many = ks.wrap(linear_net())
+        many = ks.wrap(dense_net(6))
         many.compile(ks.FriendlySAM(keras.optimizers.SGD(0.1), rho=0.5), LOSS)
     many.fit(x, y, 8, verbose=0)
     scaled = isinstance(many.optimizer, keras.optimizers.LossScaleOptimizer)

@@ -403,7 +403,12 @@ def test_batches_that_follow_the_noise_scale_go_on_inside_an_epoch(tmp_path):
     assert whole[1:] == parts[1:]
     sizes = list(whole[2].values())
     assert sizes[1] > sizes[0] and sizes[2] != sizes[1]  # They do follow.
-    with pytest.raises(ValueError, match="`batch_sizes` must be those of the training"):
-        data = ks.NoiseScaleBatches(x, y, 4, updates=5)
+
+    def further(**given):
+        data = ks.NoiseScaleBatches(x, y, 4, updates=5, **given)
         callbacks = [Checkpoint(tmp_path / "parts"), ks.GradientNoiseScale(batches=data)]
-        whole[0].fit(data, epochs=6, shuffle=False, verbose=0, callbacks=callbacks)
+        return whole[0].fit(data, epochs=5, shuffle=False, verbose=0, callbacks=callbacks)
+
+    with pytest.raises(ValueError, match="`batch_sizes` must be those of the training"):
+        further()
+    assert further(batch_sizes=whole[2]).epoch == [4]

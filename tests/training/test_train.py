@@ -172,6 +172,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path, trained, spoil, wo
     ("flags", "words", "left"),
     [
         (["--learning_rate=1e20"], "The loss is nan at step 2 of the epoch after the start", 0),
+        (["--learning_rate=1e20", "--checkpoint_steps=1"], "The loss is nan at step 2", 1),
         (
             ["--batch_size=60", "--lr_schedule=piecewise", "--lr_milestones=1", "--lr_decay=1e21"],
             "The validation loss is nan at the end of the epoch after epoch-000001.npz",
