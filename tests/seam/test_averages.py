@@ -222,14 +222,15 @@ def test_the_variance_of_the_average_is_that_of_theory(row):
     # factor q = 1 - lr h; the file has the variance of the mean of n values by the closed form.
     # Each weight is a chain of its own: L2 of h / 2, and a loss whose gradient is the input.
     q, s = GOLDEN["inputs"]["ar1"]["q"], GOLDEN["inputs"]["ar1"]["s"]
-    chains, rate, rng = 20_000, 0.5, np.random.default_rng(0)
+    steps, rate, rng = row["n"] * row["spacing"], 0.5, np.random.default_rng(0)
+    chains = 2_000_000 // steps
     inputs = keras.Input((chains,))
     l2 = keras.regularizers.L2((1 - q) / rate / 2)
     model = ks.Model(inputs, keras.layers.Dense(1, use_bias=False, kernel_regularizer=l2)(inputs))
     model.set_weights([rng.normal(size=(chains, 1)) * s / (1 - q**2) ** 0.5])
     model.compile(ks.SWA(keras.optimizers.SGD(rate), period=row["spacing"]), loss=total)
-    x = (rng.normal(size=(row["n"] * row["spacing"], chains)) * s / rate).astype("float32")
-    model.fit(x, np.zeros(len(x)), 1, shuffle=False, verbose=0)
+    x = (rng.normal(size=(steps, chains)) * s / rate).astype("float32")
+    model.fit(x, np.zeros(steps), 1, shuffle=False, verbose=0)
     average = ops.convert_to_numpy(model.optimizer.average[0])
     assert np.mean(average**2) == pytest.approx(row["variance"], rel=5 * (2 / chains) ** 0.5)
 
