@@ -121,7 +121,8 @@ class WarmUpBatches(Shuffled):
         batch_sizes: Dictionary from a step to the batch size from there on; it must hold step 0.
             Steps are counted over the whole training.
         seed: Seed of the order of the examples, which is new in each pass. Defaults to `0`.
-        start: Step to begin with, for a training that is resumed. Defaults to `0`.
+        start: Step to begin with, for a training that is resumed. `Checkpoint` sets it itself: with
+            it, pass none. Defaults to `0`.
         **kwargs: As for `keras.utils.PyDataset`.
 
     The data set never ends, so pass `steps_per_epoch` to `fit`; all epochs then have the same

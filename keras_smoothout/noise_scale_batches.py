@@ -1,4 +1,4 @@
-"""Batches whose size follows the gradient noise scale, as `GradientNoiseScale` measures it."""
+"""`NoiseScaleBatches`: data whose batch size follows the gradient noise scale."""
 
 import math
 
@@ -56,6 +56,7 @@ class NoiseScaleBatches(WarmUpBatches):
         self.batch_size = batch_size
         self.updates = updates
         self.most = len(self.x) if most is None else most
+        self._begun = self._reset = False
 
     @property
     def num_batches(self):
@@ -68,7 +69,7 @@ class NoiseScaleBatches(WarmUpBatches):
             epoch: Number of the epoch, from 0 on.
             scale: Noise scale, in examples; infinite for twice the size, NaN for the same one.
         """
-        first = epoch * self.updates
+        first, self._begun = epoch * self.updates, True
         if not first <= self.start < first + self.updates:  # Else `Checkpoint` has put it there.
             self.start = first
         size = [size for step, size in self.batch_sizes.items() if step <= first][-1]
@@ -78,8 +79,20 @@ class NoiseScaleBatches(WarmUpBatches):
             sizes = self.batch_sizes | {first: units * self.batch_size}
             self.batch_sizes = dict(sorted(sizes.items()))
 
+    def on_epoch_end(self):
+        self._reset = True  # Keras calls it once more, before the first epoch.
+
+    def on_epoch_begin(self):
+        if self._reset and not self._begun:  # Before, on JAX, Keras looks at a batch.
+            raise ValueError(
+                "`callbacks` must hold `GradientNoiseScale(batches=...)`, and these batches be "
+                "passed to `fit`: it begins each of their epochs. Received: an epoch that it has "
+                "not begun"
+            )
+
     def seek(self, epoch, step, steps):
-        if step and epoch * self.updates not in self.batch_sizes:
+        begun = max(0, epoch - (step == 0))  # The last epoch that has begun; its size is known.
+        if begun * self.updates not in self.batch_sizes:
             raise ValueError(
                 "`batch_sizes` must be those of the training that goes on, to the epoch where it "
                 f"was: pass its `batch_sizes`. Received: {self.batch_sizes} at epoch {epoch}"
