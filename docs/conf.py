@@ -91,10 +91,35 @@ def table():
     return text
 
 
+def nesting():
+    """Which method must not be inside which, found by trying each pair."""
+    lines = ["| method | refuses inside of it | in `Copies` |", "|---|---|---|"]
+    for outer in (row.cls for row in methods.METHODS.values()):
+        reasons = {}
+        for inner in METHODS.values():
+            try:
+                outer(inner() if inner in methods.BASES.values() else inner("sgd"))
+            except ValueError as refusal:
+                reason = re.search(", which (.*?): ", str(refusal))[1]
+                reasons.setdefault(reason, []).append(f"`{inner.__name__}`")
+        refused = "; ".join(f"{', '.join(inner)}, which {why}" for why, inner in reasons.items())
+        copied = "works" if outer.per_copy else "refused"
+        lines.append(f"| `{outer.__name__}` | {refused or 'nothing'} | {copied} |")
+    return page(
+        "What goes inside what",
+        "Every method takes every other one, and every optimizer of Keras, except what would lose "
+        "something. That is refused when the nest is made, and the error says whether the other "
+        "way around works. `Copies` takes what does to each copy what it does to a model.",
+        "\n".join(lines),
+    )
+
+
 def pages():
     """The text of each page that is made, by its path under docs/."""
     intro = "Each goes around an optimizer of yours. [What to try first](../choose.md) depends on "
-    found = {"methods/index.md": page("Methods", f"{intro}what hurts.", table(), toctree(METHODS))}
+    entries = toctree([*METHODS, "nesting"])
+    found = {"methods/index.md": page("Methods", f"{intro}what hurts.", table(), entries)}
+    found["methods/nesting.md"] = nesting()
     for name, cls in METHODS.items():
         found[f"methods/{name}.md"] = page(cls.__name__, entry(ks, cls.__name__))
     found["reference/index.md"] = page("Reference", toctree(REFERENCE))
