@@ -43,6 +43,7 @@ class Method(Asks, Whole, Around):
 
     sets_weights = False  # Whether `update` sets the weights beside the inner optimizer's update.
     restarts = False  # Whether it begins anew where something else has set the weights.
+    keeps_zeros = False  # Whether it keeps weights at 0 that nothing around it may set.
     own_point = False  # Whether `gradients` asks at weights that are not those it is given.
     per_copy = False  # Whether it does to each of some `Copies` what it does to a model.
 
@@ -68,16 +69,20 @@ class Method(Asks, Whole, Around):
             self.refuse(inner, "own_point", "asks for gradients at weights of its own")
         if self.sets_weights:
             self.refuse(inner, "restarts", "begins anew where weights are set")
+        if self.sets_weights or self.restarts:
+            cure = {"cure": "use one of the two"} if self.restarts else {}
+            self.refuse(inner, "keeps_zeros", "keeps weights at 0 that would be set", **cure)
         super().__init__(learning_rate=lambda: self.inner.learning_rate, name=name)
         self.inner = inner
 
-    def refuse(self, inner, attribute, reason):
+    def refuse(self, inner, attribute, reason, cure="put `{}` around `{}`"):
         """Raise if the class of an optimizer in the nest `inner` has a true `attribute`."""
         found = [type(x).__name__ for x in chain(inner) if getattr(type(x), attribute, False)]
         if found:
             raise ValueError(
-                f"`inner` must not be `{found[0]}`, which {reason}: put `{found[0]}` around "
-                f"`{type(self).__name__}`. Received: inner={type(inner).__name__}"
+                f"`inner` must not be `{found[0]}`, which {reason}: "
+                f"{cure.format(found[0], type(self).__name__)}. Received: "
+                f"inner={type(inner).__name__}"
             )
 
     def build(self, variables):

@@ -121,6 +121,7 @@ class SmoothOut(Method):
         super().__init__(inner, **kwargs)
         if not denoise:
             self.refuse(self.inner, "restarts", "begins anew where weights are set")
+            self.refuse(self.inner, "keeps_zeros", "keeps weights at 0 that would be set")
         self.radius = radius
         self.distribution = distribution
         self.scale = scale
