@@ -3,6 +3,7 @@
 from keras_smoothout.callbacks.averages import Averages
 from keras_smoothout.callbacks.checkpoint import Checkpoint
 from keras_smoothout.callbacks.consensus import ConsensusDistance
+from keras_smoothout.callbacks.density import Density
 from keras_smoothout.callbacks.distance import DistanceFromInit
 from keras_smoothout.callbacks.fluctuation import FluctuationDissipation
 from keras_smoothout.callbacks.interruption import Interruption
@@ -14,6 +15,7 @@ __all__ = [
     "Averages",
     "Checkpoint",
     "ConsensusDistance",
+    "Density",
     "DistanceFromInit",
     "FluctuationDissipation",
     "GradientNoiseScale",

@@ -21,9 +21,9 @@ from keras_smoothout.checks import (
     check_number,
 )
 from keras_smoothout.method import Method, included
+from keras_smoothout.weights import largest
 
-DISTRIBUTIONS = ("erk", "uniform")
-GROWTHS = ("gradient", "random")
+DISTRIBUTIONS, GROWTHS = ("erk", "uniform"), ("gradient", "random")
 ROUNDING = 1e-3  # Of a number of weights, which float32 can leave just below an integer.
 
 
@@ -66,13 +66,12 @@ class RigL(Method):
         seed: Integer, of the first masks and of random growth. Defaults to `0`.
 
     Raises:
-        ValueError: If an argument is out of its range, or `inner` averages or keeps weights, or is
-            `Ftrl`, for which a state of 0 is none to begin with.
+        ValueError: If an argument is out of its range, or `inner` keeps weights or is `Ftrl`.
 
     Reduces to: `inner` when `sparsity=0`.
     Cost: 1 gradient per step, which is dense; the masks are kept, as large as the kernels, and each
-        step copies the weights and the state of `inner`, which an update of the masks restores. It
-        saves neither time nor memory in training: that needs kernels for sparse matrices.
+        step copies the weights and the state of `inner`, which an update of the masks restores.
+        Nothing is saved while it trains: that needs kernels for sparse matrices.
     Differs from the paper: as in its code, a step that updates masks changes no weight besides
         those of 0, and a dropped weight may come straight back, with its state. Ties are broken by
         the order of the entries and not by noise. `iterations` counts updates of masks, too. The
@@ -126,13 +125,12 @@ class RigL(Method):
         keeping = [o.name for o in chain(self.inner) if getattr(o, "keeps_weights", False)]
         if keeping or self.use_ema:
             raise ValueError(
-                "`inner` must neither keep nor average weights, which would not be sparse: put "
-                "`keras_smoothout.SWA` around `RigL` to average. Received: "
-                f"{keeping or f'use_ema=True in {chain(self)[-1].name}'}"
+                "`inner` must keep no weights, which would not be sparse: put `SWA` around `RigL` "
+                f"to average. Received: {keeping or f'use_ema=True in {chain(self)[-1].name}'}"
             )
         if isinstance(chain(self)[-1], keras.optimizers.Ftrl):
             raise ValueError(
-                "`inner` must be able to begin with a state of 0, which that of new weights is. "
+                "`inner` must be able to begin with a state of 0, as that of new weights is. "
                 f"Received: inner={chain(self)[-1].name}"
             )
         self.sparsity = sparsity
@@ -148,10 +146,9 @@ class RigL(Method):
         super().build(variables)
         among = included(self.trainable_variables, self.exclude)
         shapes = [self.trainable_variables[i].shape for i in among]
-        found = dict(zip(among, counts(shapes, self.sparsity, self.distribution), strict=True))
-        self._ones = {
-            i: n for i, n in found.items() if n < math.prod(self.trainable_variables[i].shape)
-        }
+        left = counts(shapes, self.sparsity, self.distribution)
+        triples = zip(among, left, shapes, strict=True)
+        self._ones = {i: ones for i, ones, shape in triples if ones < math.prod(shape)}
         self.masks = []
         for i, ones in self._ones.items():
             variable = self.trainable_variables[i]
@@ -198,9 +195,8 @@ class RigL(Method):
     def _restored(self, variables):
         """What a step changes besides counts, weights first, and which weight each belongs to."""
         inner = chain(self.inner)
-        left_out = [
-            f(o) for o in inner for f in (keras_internals.calls, keras_internals.learning_rate)
-        ]
+        left_out = [keras_internals.calls(o) for o in inner]
+        left_out += [keras_internals.learning_rate(o) for o in inner]
         if self.gradient_accumulation_steps:
             left_out += keras_internals.accumulated(inner[-1])
         left_out = set(map(id, left_out))
@@ -214,27 +210,16 @@ class RigL(Method):
         share = self.fraction / 2 * (1 + ops.cos(angle))
         k = ops.cast(ops.floor(share * self._ones[i] + ROUNDING), "int32")
         kept = largest(ops.where(mask, ops.abs(weight), -1), self._ones[i] - k)
-        if self.growth == "gradient":
-            score = ops.abs(dense[i])
-        else:
-            score = 1 + noise.draw(mask.shape, noise.key(self.seed, t, i))
+        drawn = self.growth == "random"
+        score = noise.draw(mask.shape, noise.key(self.seed, t, i)) + 1 if drawn else abs(dense[i])
         return ops.logical_or(kept, largest(ops.where(kept, -1, score), k))
 
     def densities(self):
         """Return the share of entries that are not masked: a dict by path of the kernels."""
         of = dict(zip(self._ones, self.masks, strict=True))
+        paths = {i: v.path for i, v in enumerate(self.trainable_variables)}
         among = included(self.trainable_variables, self.exclude)
-        return {
-            self.trainable_variables[i].path: float(np.mean(np.array(of[i]))) if i in of else 1.0
-            for i in among
-        }
-
-
-def largest(scores, count):
-    """Where the `count` largest of `scores` are; of equal ones, the first."""
-    order = ops.argsort(-ops.reshape(scores, (-1,)))
-    ranks = ops.cast(ops.argsort(order), "int32")
-    return ops.reshape(ranks < count, scores.shape)
+        return {paths[i]: float(np.mean(np.array(of[i]))) if i in of else 1.0 for i in among}
 
 
 def first_mask(shape, ones, key):

@@ -1,10 +1,21 @@
 """RigL: another implementation's densities, masks and trajectories; that what is 0 stays so."""
 
+import zipfile
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from support.nets import LOSS, assert_equal, images, sgd, standard_net, two_replicas, values
+from support.nets import (
+    LOSS,
+    assert_equal,
+    equal_on_both,
+    images,
+    sgd,
+    standard_net,
+    two_replicas,
+    values,
+)
 from support.problems import PRECISE, TENSORFLOW, assert_close, crossentropy, flat, golden, mlp
 
 import keras_smoothout as ks
@@ -211,6 +222,18 @@ def test_state_that_is_made_in_the_first_step_of_a_loop():
     assert_equal(*found)
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_of_half_precision(dtype):
+    w = keras.Variable(np.ones((6, 6)), dtype=dtype, name="kernel")
+    optimizer = ks.RigL(keras.optimizers.SGD(0.1, 0.9), 0.5, "uniform", period=2, end=FOREVER)
+    optimizer.build([w])
+    for k in range(1, 5):
+        optimizer.apply([ops.cast(np.arange(36).reshape(6, 6) % (k + 5), dtype)])
+        mask = np.array(optimizer.masks[0])
+        assert mask.sum() == 18 and not np.any(np.array(w)[mask == 0])
+
+
 def test_growth_takes_the_largest_gradients_and_random_growth_does_not():
     w0 = np.random.default_rng(0).normal(size=(20, 30)).astype("float32")
     g = np.random.default_rng(1).normal(size=(20, 30)).astype("float32")
@@ -333,7 +356,7 @@ def test_two_replicas_hold_one_mask_that_follows_the_mean_gradient():
         many = net()
     one = net()
     for model in (many, one):
-        model.fit(x, y, 8, epochs=5, shuffle=False, verbose=0)
+        model.fit(x, y, 8, epochs=3, shuffle=False, verbose=0)
     for variable in [*many.trainable_variables, *many.optimizer.variables]:
         first, *rest = two_replicas().experimental_local_results(variable.value)
         for other in rest:
@@ -341,6 +364,16 @@ def test_two_replicas_hold_one_mask_that_follows_the_mean_gradient():
     assert_equal([m.numpy() for m in many.optimizer.masks], assert_zeros(one))
     for a, b in zip(many.get_weights(), one.get_weights(), strict=True):
         assert_close(a, b, 1e-5)
+
+
+@pytest.mark.tensorflow
+def test_masks_that_are_made_in_the_scope_of_two_replicas():
+    with two_replicas().scope():
+        model, optimizer = standard_net(), moving(sgd())
+        optimizer.build(model.trainable_variables)
+    assert_equal([equal_on_both(m) for m in optimizer.masks], assert_zeros(model, optimizer))
+    for variable in model.trainable_variables:
+        equal_on_both(variable)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
@@ -403,7 +436,7 @@ def test_what_would_set_or_average_its_weights_is_refused():
         with pytest.raises(ValueError, match="`inner` must not be `RigL`"):
             make()
     for inner, message in (
-        (ks.SWA("sgd"), r"must neither keep.*Received: \['swa'\]"),
+        (ks.SWA("sgd"), r"must keep no weights.*Received: \['swa'\]"),
         (ks.Lookahead("sgd"), "`inner` must not be `Lookahead`.*Received: inner=Lookahead"),
         (ks.SAM(keras.optimizers.Ftrl()), "Received: inner=ftrl"),
     ):
@@ -411,3 +444,80 @@ def test_what_would_set_or_average_its_weights_is_refused():
             ks.RigL(inner)
     with pytest.raises(ValueError, match="use_ema=True in averaging"):
         ks.RigL(keras.optimizers.SGD(use_ema=True, name="averaging"))
+
+
+def test_a_pruned_model_is_plain_keras_and_the_same_function(tmp_path):
+    model = trained(ks.SWA(moving(sgd(), end=2), start=2), 4)
+    with ks.weights_of(model):
+        plain, expected = ks.pruned(model), model.predict(images(8)[0], verbose=0)
+        masks = assert_zeros(model, model.optimizer.inner)
+    plain.save(tmp_path / "plain.keras")
+    with zipfile.ZipFile(tmp_path / "plain.keras") as file:
+        assert b"keras_smoothout" not in file.read("config.json")
+    loaded = keras.saving.load_model(tmp_path / "plain.keras")
+    assert_close(loaded.predict(images(8)[0], verbose=0), expected, 1e-6)
+    kernels = [w for w in loaded.get_weights() if np.ndim(w) > 1]
+    for kernel, mask in zip(kernels[-len(masks) :], masks, strict=True):
+        assert np.sum(kernel != 0) == np.sum(mask)
+    plain.set_weights([np.zeros_like(w) for w in plain.get_weights()])
+    assert np.any(model.get_weights()[0])  # Its own weights.
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_a_plain_model_is_pruned_as_what_it_is(sequential):
+    inputs = keras.Input((20,))
+    dense = layers.Dense(10)
+    model = keras.Sequential([inputs, dense]) if sequential else keras.Model(inputs, dense(inputs))
+    model.compile(ks.RigL("sgd", 0.5), "mse")
+    model.fit(np.ones((4, 20)), np.ones((4, 10)), verbose=0)
+    plain = ks.pruned(model)
+    assert type(plain) is type(model)
+    assert_equal(plain.get_weights(), model.get_weights())
+    assert np.sum(plain.get_weights()[0] != 0) == 100
+
+
+class OwnCall(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.head = layers.Dense(4)
+
+    def call(self, x):
+        return self.head(x)
+
+
+def test_what_is_not_sparse_or_needs_this_package_is_not_pruned():
+    x = np.ones((4, 3), "float32")
+    net = [layers.Dense(4), ks.GhostBatchNormalization(2, name="ghosts"), layers.Dense(2)]
+    model = keras.Sequential([keras.Input((3,)), *net])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="`model` must have been trained with.*optimizer="):
+        ks.pruned(model)
+    model.compile(ks.RigL("sgd", 0.5), "mse")
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match=r"Received: Sequential with layers \['ghosts'\]"):
+        ks.pruned(model)
+    model.layers[0].kernel.assign(np.ones((3, 4)))
+    with pytest.raises(ValueError, match="Received: 1 of .*kernel for a mask of 0.5"):
+        ks.pruned(model)
+    own = ks.wrap(OwnCall())
+    own.compile(ks.RigL("sgd", 0.5), "mse")
+    own.fit(x, x[:, :1], verbose=0)
+    with pytest.raises(ValueError, match="Received: Wrapped with its own `call`"):
+        ks.pruned(own)
+
+
+def test_density_is_logged_and_how_much_masks_move():
+    x = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
+    model = ks.wrap(keras.Sequential([keras.Input((8,)), layers.Dense(8), layers.Dense(8)]))
+    optimizer = ks.RigL(sgd(), 0.75, "uniform", fraction=0.5, period=2, end=4, exclude=("bias",))
+    model.compile(optimizer, "mse")
+    callback = ks.callbacks.Density()
+    history = model.fit(x, x, 16, 3, verbose=0, callbacks=[callback]).history
+    assert history["density"] == [0.25] * 3
+    # One update of the masks, at t = 2 of 6, which replaces a quarter but for what comes back.
+    first, *later = history["new_weights"]
+    assert 0 < first <= 0.25
+    assert later == [0.0, 0.0]
+    model.compile(keras.optimizers.SGD(name="plain"), "mse")
+    with pytest.raises(ValueError, match="`Density`.*optimizer='plain'"):
+        model.fit(x, x, verbose=0, callbacks=[ks.callbacks.Density()])
