@@ -216,10 +216,10 @@ class RigL(Method):
 
     def densities(self):
         """Return the share of entries that are not masked: a dict by path of the kernels."""
-        of = dict(zip(self._ones, self.masks, strict=True))
-        paths = {i: v.path for i, v in enumerate(self.trainable_variables)}
         among = included(self.trainable_variables, self.exclude)
-        return {paths[i]: float(np.mean(np.array(of[i]))) if i in of else 1.0 for i in among}
+        sizes = {i: math.prod(self.trainable_variables[i].shape) for i in among}
+        left = {i: self._ones.get(i, sizes[i]) / sizes[i] for i in among}
+        return {self.trainable_variables[i].path: share for i, share in left.items()}
 
 
 def first_mask(shape, ones, key):

@@ -511,7 +511,7 @@ def test_density_is_logged_and_how_much_masks_move():
     model = ks.wrap(keras.Sequential([keras.Input((8,)), layers.Dense(8), layers.Dense(8)]))
     optimizer = ks.RigL(sgd(), 0.75, "uniform", fraction=0.5, period=2, end=4, exclude=("bias",))
     model.compile(optimizer, "mse")
-    callback = ks.callbacks.Density()
+    callback = ks.callbacks.TrackMasks()
     history = model.fit(x, x, 16, 3, verbose=0, callbacks=[callback]).history
     assert history["density"] == [0.25] * 3
     # One update of the masks, at t = 2 of 6, which replaces a quarter but for what comes back.
@@ -519,5 +519,5 @@ def test_density_is_logged_and_how_much_masks_move():
     assert 0 < first <= 0.25
     assert later == [0.0, 0.0]
     model.compile(keras.optimizers.SGD(name="plain"), "mse")
-    with pytest.raises(ValueError, match="`Density`.*optimizer='plain'"):
-        model.fit(x, x, verbose=0, callbacks=[ks.callbacks.Density()])
+    with pytest.raises(ValueError, match="`TrackMasks`.*optimizer='plain'"):
+        model.fit(x, x, verbose=0, callbacks=[ks.callbacks.TrackMasks()])

@@ -1,4 +1,4 @@
-"""`Density`: a callback that says how sparse a network is, and how much its masks still move."""
+"""`TrackMasks`: a callback that says how sparse a network is, and how much its masks still move."""
 
 import math
 
@@ -10,7 +10,7 @@ from keras_smoothout.checks import received
 from keras_smoothout.evaluation import sync
 
 
-class Density(keras.callbacks.Callback):
+class TrackMasks(keras.callbacks.Callback):
     """Share of entries that are weights of a sparse network, and share of weights that are new.
 
         density = sum(mask) / number of entries         over all kernels that `RigL` may mask
@@ -30,7 +30,7 @@ class Density(keras.callbacks.Callback):
         >>> model = ks.wrap(keras.Sequential([keras.Input((8,)), *net]))
         >>> model.compile(ks.RigL("sgd", sparsity=0.75, period=2), "mse")
         >>> x = np.random.default_rng(0).normal(size=(64, 8))
-        >>> history = model.fit(x, x, verbose=0, callbacks=[ks.callbacks.Density()]).history
+        >>> history = model.fit(x, x, verbose=0, callbacks=[ks.callbacks.TrackMasks()]).history
         >>> history["density"]
         [0.25]
     """
@@ -39,7 +39,7 @@ class Density(keras.callbacks.Callback):
         found = [one for one in chain(self.model.optimizer) if hasattr(one, "densities")]
         if not found:
             raise ValueError(
-                "`Density` is for `keras_smoothout.RigL`. "
+                "`TrackMasks` is for `keras_smoothout.RigL`. "
                 f"{received('optimizer', self.model.optimizer.name)}"
             )
         self._optimizer = found[-1]
