@@ -8,6 +8,7 @@ import numpy as np
 from keras_smoothout import keras_internals
 from keras_smoothout.around import chain
 from keras_smoothout.checks import check_model
+from keras_smoothout.evaluation import sync
 from keras_smoothout.keras_internals import Functional
 from keras_smoothout.methods.rigl import RigL
 
@@ -40,6 +41,7 @@ def pruned(model):
         ('keras', 20)
     """
     check_model(model)
+    sync(model)
     rigl = [o for o in chain(getattr(model, "optimizer", None)) if isinstance(o, RigL)]
     if not rigl or not rigl[0].built:
         raise ValueError(

@@ -415,6 +415,7 @@ def test_the_state_of_each_weight_is_found_in_every_optimizer(cls):
         assert slot.name.startswith(names[index]) and tuple(slot.shape) == shapes[index]
 
 
+@pytest.mark.tensorflow
 def test_layers_that_are_dense_or_excluded_are_left_alone():
     model = standard_net()
     paths = [v.path for v in model.trainable_variables if len(v.shape) > 1]
@@ -426,6 +427,7 @@ def test_layers_that_are_dense_or_excluded_are_left_alone():
     assert optimizer.densities() == {paths[1]: 0.5}
 
 
+@pytest.mark.tensorflow
 def test_what_would_set_or_average_its_weights_is_refused():
     for make in (
         lambda: ks.Lookahead(ks.RigL("sgd")),
@@ -463,6 +465,7 @@ def test_a_pruned_model_is_plain_keras_and_the_same_function(tmp_path):
     assert np.any(model.get_weights()[0])  # Its own weights.
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("sequential", [True, False])
 def test_a_plain_model_is_pruned_as_what_it_is(sequential):
     inputs = keras.Input((20,))
@@ -485,6 +488,7 @@ class OwnCall(keras.Model):
         return self.head(x)
 
 
+@pytest.mark.tensorflow
 def test_what_is_not_sparse_or_needs_this_package_is_not_pruned():
     x = np.ones((4, 3), "float32")
     net = [layers.Dense(4), ks.GhostBatchNormalization(2, name="ghosts"), layers.Dense(2)]
