@@ -1,7 +1,7 @@
 """What a train step costs on a Cloud TPU, by its real compiler and without a TPU: TPU.md.
 
     pip install "jax[tpu]"
-    python -m benchmarks.tpu
+    KERAS_BACKEND=jax python -m benchmarks.tpu
 
 The compiler in libtpu compiles for chips that are not there. Each row is the step that `fit` takes,
 in mixed_bfloat16, with the batch cut over all chips: floating-point operations of a chip, bytes
