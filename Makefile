@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-compile -e
+unexport PYTHONDONTWRITEBYTECODE  # Importing TensorFlow from source files takes three times as long.
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: train test test-jax test-slow test-release check format lint clean
+.PHONY: train test test-jax test-slow test-release check docs format lint clean
 
 train: .venv/train
 	$(BIN)/python train.py --compare=sgd,smoothout --radius=0.02 --batch_size=720 --epochs=30 \
@@ -28,7 +29,11 @@ test-release: .venv/test
 	KERAS_BACKEND=tensorflow $(PYTEST) -m release
 	KERAS_BACKEND=jax $(PYTEST) -m release
 
-check: lint test test-jax test-slow
+check: lint docs test test-jax test-slow
+
+# The site, in build/site/docs/index.html; a broken link is an error.
+docs: .venv/docs
+	KERAS_BACKEND=tensorflow $(BIN)/python -m sphinx -W --keep-going -q -j auto -c docs . build/site
 
 lint: .venv/test
 	$(BIN)/ruff format --check .
@@ -48,5 +53,9 @@ format: .venv/test
 	$(INSTALL) ".[tensorflow,jax,train,test]"
 	touch $@ .venv/train
 
+.venv/docs: .venv/test docs/conf.py
+	$(INSTALL) ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build docs/methods docs/reference

@@ -20,8 +20,9 @@ Examples:
 
 A run leaves in its workdir: flags.txt, metrics.csv (a row per epoch), tensorboard/, the newest
 checkpoints, model.keras, summary.json and curves.png. With --compare or --seeds there is a folder
-per run, and comparison.png. The training loss and accuracy of an epoch are means over its steps,
-at the weights where the method evaluates them. The closing table is for the final, clean weights.
+per run, and comparison.png and comparison.html for all of them. The training loss and accuracy of
+an epoch are means over its steps, at the weights where the method evaluates them. The closing table
+is for the final, clean weights.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No start-up messages of Te
 from absl import app, flags
 from etils import epath
 
-from training import auto, courses, curves, devices, methods, options, runs, workdirs
+from training import auto, courses, curves, devices, methods, options, report, runs, workdirs
 from training.options import FLAGS
 
 flags.adopt_module_key_flags(options)  # --help shows those of the main module.
@@ -124,6 +125,7 @@ def train(names, seeds, workdir, source, course, there):
     if there.first and (FLAGS.compare or FLAGS.seeds > 1):
         picture = workdir / "comparison.png"
         draw(curves.learning, histories, picture, title)
+        report.write((histories, summaries, options.kept()), workdir / "comparison.html", title)
     say(f"\n{curves.table(summaries)}\n\nPicture: {picture}")
 
 

@@ -27,15 +27,20 @@ NAMES = ("convergence", "chaotic equilibrium", "random walk")
 
 
 class Groups(keras.layers.Layer):
-    """Add the loss of three groups of two weights to the model's loss."""
+    """Adds the loss `sum_i a_i x_i^2 / (x_i^2 + y_i^2)`, whatever the input."""
+
+    def __init__(self, a, **kwargs):
+        super().__init__(**kwargs)
+        self.a = a
 
     def build(self, input_shape):
-        self.z = self.add_weight(shape=(3, 2), name="kernel")
+        self.z = self.add_weight(shape=(len(self.a), 2), name="kernel")
 
     def call(self, x):
         square = keras.ops.square(keras.ops.convert_to_tensor(self.z))
         shares = square[:, 0] / keras.ops.sum(square, axis=1)
-        self.add_loss(keras.ops.sum(keras.ops.convert_to_tensor(A) * shares))
+        a = keras.ops.convert_to_tensor(self.a, dtype=self.dtype)
+        self.add_loss(keras.ops.sum(a * shares))
         return x
 
 
@@ -52,7 +57,7 @@ def descended(model, rate, steps):
 
 def main():
     inputs = keras.Input((1,))
-    model = ks.Model(inputs, Groups()(inputs))
+    model = ks.Model(inputs, Groups(A)(inputs))
     model.compile(ks.FixedEffectiveRate(keras.optimizers.SGD(), ("kernel",)))
     threshold = 1 / sum(A)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")

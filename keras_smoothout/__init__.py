@@ -3,7 +3,7 @@
 from keras_smoothout import backend as backend
 from keras_smoothout import callbacks, methods, scaling, schedules
 from keras_smoothout.batch_norm import GhostBatchNormalization, convert
-from keras_smoothout.batches import Epochs, NoiseScaleBatches, WarmUpBatches
+from keras_smoothout.batches import Epochs, WarmUpBatches
 from keras_smoothout.callbacks import (
     ConsensusDistance,
     DistanceFromInit,
@@ -17,6 +17,7 @@ from keras_smoothout.find_radius import find_radius, find_rho
 from keras_smoothout.method import Method
 from keras_smoothout.methods import *
 from keras_smoothout.model import Model, TrainStep
+from keras_smoothout.noise_scale_batches import NoiseScaleBatches
 from keras_smoothout.persistent import PersistentBatches, replica_distance
 from keras_smoothout.recalibrate import recalibrate
 from keras_smoothout.sample import sample

@@ -20,9 +20,9 @@ class Ensemble(keras.Model):
     evaluate it; save and load it as any model. Its loss is without the members' regularizers.
 
     Args:
-        members: List of built models of the same inputs and outputs; or a
-            `keras_smoothout.callbacks.Snapshots` that was passed to `fit`, which makes a model of
-            each snapshot.
+        members: List of built models of the same inputs and outputs, whose weights have the same
+            shapes; or a `keras_smoothout.callbacks.Snapshots` that was passed to `fit`, which makes
+            a model of each snapshot.
         activation: What makes the outputs of a member probabilities: `"softmax"`, `"sigmoid"`, or
             `"linear"` where they are so already, or are averaged as they are. Defaults to `None`:
             by the losses that the members are compiled with, and by their `from_logits`.

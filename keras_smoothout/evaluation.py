@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
         rest = iter(means)
         grads = [next(rest) for _ in self.grads]
         extras = {m: [next(rest) for _ in handed] for m, handed in self.extras.items()}
-        return self._replace(grads=grads, extras=extras)
+        return Evaluation(self.loss, grads, *self[2:-1], extras)
 
 
 class Step(NamedTuple):

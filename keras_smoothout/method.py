@@ -73,11 +73,17 @@ class Method(Asks, Whole, Around):
 
     def refuse(self, inner, attribute, reason):
         """Raise if the class of an optimizer in the nest `inner` has a true `attribute`."""
-        found = [type(x).__name__ for x in chain(inner) if getattr(type(x), attribute, False)]
+        found = [type(x) for x in chain(inner) if getattr(type(x), attribute, False)]
         if found:
+            one, ours = found[0].__name__, type(self).__name__
+            cure = f"put `{one}` around `{ours}`"
+            if one == ours or any(
+                getattr(c, "own_gradient", False) for c in (found[0], type(self))
+            ):
+                cure = f"`{ours}` and it exclude each other"
             raise ValueError(
-                f"`inner` must not be `{found[0]}`, which {reason}: put `{found[0]}` around "
-                f"`{type(self).__name__}`. Received: inner={type(inner).__name__}"
+                f"`inner` must not be `{one}`, which {reason}: {cure}. Received: "
+                f"inner={type(inner).__name__}"
             )
 
     def build(self, variables):
@@ -151,6 +157,14 @@ def evaluation_weights(optimizer):
     methods = [method for method in optimizers if isinstance(method, Method)]
     wanted = (method.evaluation_weights() for method in methods if method.built)
     return next((weights for weights in wanted if weights is not None), None)
+
+
+def averages(optimizer):
+    """Whether a method of a nest has weights to evaluate, or may have some once it is built."""
+    methods = [method for method in chain(optimizer) if isinstance(method, Method)]
+    has = [type(m).evaluation_weights is not Method.evaluation_weights for m in methods]
+    known = [not m.built or m.evaluation_weights() is not None for m in methods]
+    return any(a and b for a, b in zip(has, known, strict=True))
 
 
 def included(variables, exclude):

@@ -54,7 +54,12 @@ def key(*parts):
 
 def keys(parts, last):
     """List of `key(*parts, i)` for each `i` in `last`, in as many operations as one key."""
-    return list(zip(*map(ops.unstack, key(*parts, np.array(last))), strict=True)) if last else []
+    return list(zip(*map(ops.unstack, _words(parts, last)), strict=True)) if last else []
+
+
+@backend.fused
+def _words(parts, last):
+    return key(*parts, np.array(last))
 
 
 def bits(shape, key):
@@ -93,7 +98,6 @@ def unit(noise, weight, scale, copies=None):
     return 1.0
 
 
-@backend.fused
 def perturb(weights, radius, *parts, moved, distribution="uniform", scale="absolute", copies=None):
     """`weights + radius * noise`, with a separate draw for each weight and each key `parts`.
 
@@ -106,11 +110,15 @@ def perturb(weights, radius, *parts, moved, distribution="uniform", scale="absol
         scale: One of `SCALES`.
         copies: Number of copies of a model along the first axes, or `None`.
     """
-    moved_weights = list(weights)
+    moved_weights, radius = list(weights), ops.cast(radius, "float32")
     for i, own_key in zip(moved, keys(parts, moved), strict=True):
-        weight = weights[i]
-        noise = draw(weight.shape, own_key, distribution)
-        size = unit(noise, ops.cast(weight, "float32"), scale, copies)
-        factor = ops.cast(radius, "float32") * size
-        moved_weights[i] = weight + ops.cast(noise * factor, weight.dtype)
+        moved_weights[i] = _perturbed(weights[i], radius, own_key, distribution, scale, copies)
     return moved_weights
+
+
+@backend.fused
+def _perturbed(weight, radius, key, distribution, scale, copies):
+    """One weight: TensorFlow compiles this once for all weights of a shape."""
+    noise = draw(weight.shape, key, distribution)
+    size = unit(noise, ops.cast(weight, "float32"), scale, copies)
+    return weight + ops.cast(noise * (radius * size), weight.dtype)

@@ -33,7 +33,8 @@ class PersistentBatches(Endless):
         time: Mean number of steps for which an example is out, at least `1 / share`, where each
             step draws its batch anew. With `share=1` no example is ever out.
         seed: Seed of the draws. Defaults to `0`.
-        start: Step to begin with, for a training that is resumed. Defaults to `0`.
+        start: Step to begin with, for a training that is resumed. `Checkpoint` sets it itself: with
+            it, pass none. Defaults to `0`.
         **kwargs: As for `keras.utils.PyDataset`.
 
     The data set never ends, so pass `steps_per_epoch` to `fit`, and `shuffle=False`. A batch is a

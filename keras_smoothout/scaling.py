@@ -18,6 +18,8 @@ from keras_smoothout.checks import (
 )
 from keras_smoothout.schedules import WarmUp
 
+__all__ = ["Recipe", "linear_scaling", "random_matrix_scaling", "sqrt_scaling"]
+
 RULES = ("linear", "sqrt", "none")
 
 

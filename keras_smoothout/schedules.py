@@ -9,12 +9,21 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_smoothout.checks import check_count, check_number
-from keras_smoothout.cycles import Cyclic as Cyclic
-from keras_smoothout.cycles import Join as Join
-from keras_smoothout.cycles import SWALearningRate as SWALearningRate
-from keras_smoothout.cycles import Triangular as Triangular
-from keras_smoothout.cycles import at
+from keras_smoothout.cycles import Cyclic, Join, SWALearningRate, Triangular, at
 from keras_smoothout.saving import deserialized, serialized
+
+__all__ = [
+    "AnnealedRadius",
+    "ConstantRadius",
+    "Cyclic",
+    "Join",
+    "SWALearningRate",
+    "ScaledUntil",
+    "Strided",
+    "TanhRadius",
+    "Triangular",
+    "WarmUp",
+]
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")

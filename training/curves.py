@@ -22,6 +22,7 @@ SPEEDS = {
     "s/epoch": ("seconds_per_epoch", ".3g"),
     "images/s": ("images_per_second", ",.0f"),
 }
+HEADS = ["method", "seeds", *COLUMNS, *SPEEDS]
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = {"train": (0, (2, 2)), "test": "solid"}
@@ -48,19 +49,24 @@ def table(summaries):
     Args:
         summaries: from the name of a method to the summaries of its runs.
     """
-    lines = [["method", "seeds", *COLUMNS, *SPEEDS]]
-    for method, runs in summaries.items():
-        lines.append([method, str(len(runs))])
-        for key, form in [*COLUMNS.values(), *SPEEDS.values()]:
-            values = [run[key] for run in runs]
-            spread = len(runs) > 1 and (key, form) in COLUMNS.values()
-            deviation = f" ± {statistics.stdev(values):{form}}" if spread else ""
-            lines[-1].append(f"{statistics.mean(values):{form}}{deviation}")
+    lines = [HEADS, *cells(summaries)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines
     )
+
+
+def cells(summaries):
+    """A line of text for each method: its name, the number of its seeds, and its numbers."""
+    for method, runs in summaries.items():
+        line = [method, str(len(runs))]
+        for key, form in [*COLUMNS.values(), *SPEEDS.values()]:
+            values = [run[key] for run in runs]
+            spread = len(runs) > 1 and (key, form) in COLUMNS.values()
+            deviation = f" ± {statistics.stdev(values):{form}}" if spread else ""
+            line.append(f"{statistics.mean(values):{form}}{deviation}")
+        yield line
 
 
 def distances(path, picture, title):

@@ -15,7 +15,7 @@ from training import methods
 MARK = "# A run of keras_smoothout's train.py. SHA-256 of the flags below: "
 FILE = re.compile(  # What runs write, except flags.txt, and what is left of it by a kill.
     r"metrics\.csv|distance\.(csv|png)|epoch-\d+(-step-\d+)?\.npz|model\.keras|summary\.json"
-    rf"|tensorboard|(curves|comparison|radius|rho)\.png|{UNFINISHED}(?!flags\.txt$).*"
+    rf"|tensorboard|(curves|comparison|radius|rho)\.png|comparison\.html|{UNFINISHED}(?!flags\.txt$).*"
 )
 FOLDER = re.compile(rf"seed-\d+|{methods.PATTERN}")  # Those of --seeds and --compare.
 LOCK = "run.lock"

@@ -1,6 +1,7 @@
 """TensorFlow: gradient tape, loops and replicas."""
 
 import functools
+import weakref
 
 import keras
 import tensorflow as tf
@@ -114,17 +115,20 @@ def _gradient(tape, targets, sources, cotangents):
 
 
 def fused(function):
-    """Compile `function` into one kernel with XLA, both in graph mode and in eager mode.
+    """Compile `function` with XLA, once for each set of shapes, in graph mode and in eager mode.
 
-    A graph gets a function of its own: a shared one, traced in another graph, would hold what is
-    gone after a reset of TensorFlow's context.
+    A graph gets a function of its own, which its calls share: one that is traced in another graph
+    would hold what is gone after a reset of TensorFlow's context.
     """
     compile_it = functools.partial(tf.function, function, autograph=False, jit_compile=True)
-    eager = compile_it()
+    eager, by_graph = compile_it(), weakref.WeakKeyDictionary()
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        return (eager if tf.executing_eagerly() else compile_it())(*args, **kwargs)
+        if tf.executing_eagerly():
+            return eager(*args, **kwargs)
+        graph = tf.compat.v1.get_default_graph()
+        return by_graph.setdefault(graph, compile_it())(*args, **kwargs)
 
     return call
 

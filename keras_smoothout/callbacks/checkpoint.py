@@ -173,7 +173,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._check_first(first, self.position)
         sought = seek(fit.get("x"), self.position, self.params.get("steps"))
         if self._resumed:
-            self._resumed = self._resumed._replace(reads=not sought)
+            self._resumed = self._resumed._replace(reads=self._resumed.reads and not sought)
             keras_internals.begin_at(self.model, self.position.epoch)
             if self.params.get("verbose"):
                 print(f"Continuing {self.directory} after {self.position}.")

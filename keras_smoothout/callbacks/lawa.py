@@ -5,7 +5,7 @@ import numpy as np
 from keras_smoothout.callbacks.averages import Shown
 from keras_smoothout.callbacks.snapshots import Snapshots
 from keras_smoothout.checks import check_count, check_repeats
-from keras_smoothout.method import evaluation_weights
+from keras_smoothout.method import averages
 
 
 class LAWA(Shown, Snapshots):
@@ -53,7 +53,7 @@ class LAWA(Shown, Snapshots):
         self._fits = False
 
     def on_train_begin(self, logs=None):
-        if evaluation_weights(self.model.optimizer) is not None:
+        if averages(self.model.optimizer):
             raise ValueError(
                 "`optimizer` must not average weights itself: `callbacks.Averages` validates such "
                 f"an average. Received: optimizer={type(self.model.optimizer).__name__}"

@@ -19,9 +19,12 @@ class Snapshots(Counting):
 
         after update t, if t >= start and (t - start) % period == 0: keep
 
-    They are copies in the host's memory, or files. Each has the moving statistics that it was
-    trained with, so a member of an ensemble needs no others. If an execution has several steps
+    Updates are steps of `fit`, or under gradient accumulation as many steps as make an update; also
+    with `EntropySGD`, whose own updates are fewer. If an execution has several steps
     (`steps_per_execution`), the snapshot is of the end of the execution.
+
+    Snapshots are copies in the host's memory, or files. Each has the moving statistics that it was
+    trained with, so a member of an ensemble needs no others.
 
     Args:
         start: Number of updates before the first snapshot, counted from the first `fit`. Defaults

@@ -14,11 +14,14 @@ Examples:
 
 DIR then holds measures.csv, with standard errors and costs, and each picture as PNG and SVG: the
 density of the Hessian's spectrum, a random line and plane, and with --compare the measures side by
-side and the lines between the models. The models themselves are only read.
+side and the lines between the models. report.html shows it all on one page, where the surface can
+be turned. The models themselves are only read. Ctrl-C ends it, and keeps what is measured.
 """
 
 import argparse
+import collections
 import csv
+import functools
 import logging
 import pathlib
 import sys
@@ -29,6 +32,7 @@ import numpy as np
 from keras_smoothout import datasets
 from keras_smoothout.checks import as_flags
 from keras_smoothout.labels import check_labels
+from keras_smoothout.landscape import report
 from keras_smoothout.landscape.curvature.hessian import hessian
 from keras_smoothout.landscape.curvature.spectrum import density
 from keras_smoothout.landscape.files import flags, labels_of, load_model, number
@@ -89,7 +93,7 @@ def arguments(argv):
     add("--measures", help=f"some of {','.join([*MEASURES, *FROM_START])} (default: all)")
     add("--grid", type=int, default=21, help="points along each side of the plane (default: 21)")
     add("--seed", type=int, default=0, help="seed of all random draws (default: 0)")
-    add("--nopictures", dest="pictures", action="store_false", help="write the table only")
+    add("--nopictures", dest="pictures", action="store_false", help="write measures.csv only")
     options = parser.parse_args(argv)
     for name, (least, most) in LIMITS.items():
         if not least <= getattr(options, name) <= most:
@@ -150,33 +154,46 @@ def write(path, found):
         writer.writerows([label, *row] for label, rows in found.items() for row in rows)
 
 
-def pictures(options, objectives, found):
+class Steps:
+    """Names each step of the work, and how many there are."""
+
+    def __init__(self, total):
+        self.total, self.done = total, 0
+
+    def __call__(self, text):
+        self.done += 1
+        print(f"\n[{self.done}/{self.total}] {text}", flush=True)
+
+
+def pictures(options, objectives, found, drawn, step):
     """Draw spectrum, line and plane of each model, and comparisons if there are several."""
     from keras_smoothout.landscape import plots
     from keras_smoothout.landscape.surface import slices
 
     out, seed, first = options.out, options.seed, next(iter(objectives))
-    print("\nDensity of the spectrum")
-    spectra = {n: density(hessian(o), min(60, o.size), seed=seed) for n, o in objectives.items()}
-    plots.spectrum(spectra, out / "spectrum")
-    lines = {}
-    for name, objective in objectives.items():
-        print(f"Line and plane around {name}")
-        lines[name] = slices.line(objective, seed=seed, progress=True)
-        grid = np.linspace(-1, 1, options.grid)
-        plane = slices.plane(objective, x=grid, seed=seed, progress=True)
-        plots.contour(plane, out / f"plane_{name}")
-        plots.surface(plane, out / f"surface_{name}")
-    plots.line(lines, out / "line")
     if len(found) > 1:
         plots.measures(found, out / "measures")
+    for name, objective in objectives.items():
+        step(f"Density of the spectrum of {name}")
+        drawn["spectra"][name] = density(hessian(objective), min(60, objective.size), seed=seed)
+    plots.spectrum(drawn["spectra"], out / "spectrum")
+    for name, objective in objectives.items():
+        step(f"Line and plane around {name}")
+        drawn["lines"][name] = slices.line(objective, seed=seed, progress=True)
+        grid = np.linspace(-1, 1, options.grid)
+        plane = slices.plane(objective, x=grid, seed=seed, progress=True)
+        drawn["planes"][name] = plane
+        plots.contour(plane, out / f"plane_{name}")
+        plots.surface(plane, out / f"surface_{name}")
+    plots.line(drawn["lines"], out / "line")
     for name in list(objectives)[1:]:
-        print(f"Line from {first} to {name}")
+        step(f"Line from {first} to {name}")
         try:
             way = slices.interpolate(objectives[first], objectives[name].model, progress=True)
         except ValueError as refusal:
             print(f"Left out: {refusal}")
         else:
+            drawn["ways"][f"from {first} to {name}"] = way
             plots.interpolation(way, out / f"from_{first}_to_{name}", (first, name))
 
 
@@ -189,16 +206,27 @@ def run(options):
     x, y = examples(options)
     data = [fitted(x, y, model, options.loss) for model in models]
     options.out.mkdir(parents=True, exist_ok=True)
-    found, objectives = {}, {}
-    for label, model, own in zip(labels, models, data, strict=True):
-        objectives[label] = Objective(model, *own, loss=options.loss, **kept)
-        print(f"\n{label}: {objectives[label].size} weights, {len(x)} examples")
-        found[label] = measures(objectives[label], names, start, options.seed, progress=True)
+    found, objectives, drawn = {}, {}, collections.defaultdict(dict)
+    step = Steps(len(models) if not options.pictures else 4 * len(models) - 1)
+
+    def keep(label, row):
+        found[label].append(row)
         write(options.out / "measures.csv", found)
-    if len(found) > 1:
-        print(f"\n{table(found)}")
-    if options.pictures:
-        pictures(options, objectives, found)
+
+    try:
+        for label, model, own in zip(labels, models, data, strict=True):
+            objectives[label] = Objective(model, *own, loss=options.loss, **kept)
+            step(f"{label}: {objectives[label].size} weights, {len(x)} examples")
+            found[label] = []
+            each = functools.partial(keep, label)
+            measures(objectives[label], names, start, options.seed, progress=True, each=each)
+        if len(found) > 1:
+            print(f"\n{table(found)}")
+        if options.pictures:
+            pictures(options, objectives, found, drawn, step)
+    finally:
+        if options.pictures and any(found.values()):
+            report.write(options.out / "report.html", found, drawn)
 
 
 def main(argv=None):

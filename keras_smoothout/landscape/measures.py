@@ -106,7 +106,7 @@ FROM_START = {
 }
 
 
-def measures(objective, names=None, start=None, seed=0, progress=False):
+def measures(objective, names=None, start=None, seed=0, progress=False, each=None):
     """Take every measure of a minimum, each with the defaults of its function.
 
     Args:
@@ -118,6 +118,7 @@ def measures(objective, names=None, start=None, seed=0, progress=False):
         seed: Integer, of all random draws. The same seed draws the same noise for two models.
             Defaults to `0`.
         progress: Whether to print each row once it is measured. Defaults to `False`.
+        each: Function that is called with each row once it is measured. Defaults to `None`.
 
     Returns:
         List of `Measured`, in order. A measure that does not apply to the model (such as the error
@@ -165,6 +166,8 @@ def measures(objective, names=None, start=None, seed=0, progress=False):
         rows.append(Measured(name, value, error, *costs, time.perf_counter() - began, note))
         if progress:
             print(_line(rows[-1]), flush=True)
+        if each is not None:
+            each(rows[-1])
     return rows
 
 

@@ -14,9 +14,8 @@ from matplotlib import ticker
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from keras_smoothout.landscape import style as shared
 from keras_smoothout.landscape.style import COLORS, STYLES, heights, legend, named, scale, tidy
-
-DECADES = 5  # A density is drawn down to this many decades below the lowest peak.
 
 
 def spectrum(densities, path=None):
@@ -30,7 +29,7 @@ def spectrum(densities, path=None):
     """
     densities = named(densities)
     peaks = [found.density.max() for found in densities.values()]
-    floor = min(peaks) * 10.0**-DECADES
+    floor = min(peaks) * 10.0**-shared.DECADES
     reach = [np.abs(found.grid[found.density > floor]).max() for found in densities.values()]
     apart = max(reach) > 10 * min(reach)
     figure, axes = _canvas(len(densities) if apart else 1, sharey=True)

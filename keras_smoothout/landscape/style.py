@@ -5,6 +5,7 @@ import numpy as np
 from keras_smoothout.checks import check_choice
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DECADES = 5  # A density is drawn down to this many decades below the lowest peak.
 STYLES = [
     {"color": color, "marker": marker, "linestyle": line, "markersize": 4}
     for line in ("solid", "dashed", "dotted")

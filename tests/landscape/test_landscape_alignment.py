@@ -341,6 +341,81 @@ def test_what_is_not_known_is_refused_by_name(layer, name):
         assert f"`{name}`" in str(error.value) and f"Received: {name} of " in str(error.value)
 
 
+def joined():
+    """Two branches that are added, and the sum beside a third one."""
+    inputs = keras.Input((5,))
+    one, two = (layers.Dense(4, "relu", name=name)(inputs) for name in ("one", "two"))
+    three = layers.Dense(3, "relu", name="three")(inputs)
+    x = layers.Concatenate()([layers.Add()([one, two]), three])
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def broadcast():
+    """One channel that is added to all of another branch.
+
+    Their number is not that of the examples: TensorFlow's `ops.add` would take it for a bias.
+    """
+    inputs = keras.Input((5,))
+    one = layers.Dense(1, "relu", name="gate")(inputs)
+    x = layers.Add()([layers.Dense(6, "relu")(inputs), one])
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def leaky():
+    """A layer that is given as an activation."""
+    inputs = keras.Input((5,))
+    x = layers.Dense(4, activation=layers.LeakyReLU(negative_slope=0.3), name="leaky")(inputs)
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+@pytest.mark.parametrize("net", [joined, broadcast])
+def test_the_function_is_kept_where_branches_join(net):
+    keras.utils.set_random_seed(0)
+    model = drawn(net())
+    check_function_is_kept(model)
+    sizes = [units.size for units in landscape.hidden_units(model)]
+    assert sorted(sizes) == ([3, 4] if net is joined else [1, 6])
+
+
+def test_one_scale_for_two_outputs():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5,))
+    x = layers.Dense(4, "relu")(inputs)
+    model = drawn(keras.Model(inputs, [layers.Dense(2)(x), layers.Dense(3)(x)]))
+    x = inputs_of(model)
+    form = landscape.normal_form(model)
+    pairs = zip(outputs(model, form.weights, x), model.predict_on_batch(x), strict=True)
+    for found, expected in pairs:
+        assert_close(form.scale * found, expected, 2e-6)
+    assert sum(np.sum(w**2) for w in form.weights[2:]) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_units_that_a_frozen_layer_carries_are_not_scaled(frozen):
+    model = drawn(mlp_net())
+    model.layers[frozen].trainable = False
+    form, before, x = landscape.normal_form(model), model.get_weights(), inputs_of(model)
+    assert_equal(form.weights[2 * frozen : 2 * frozen + 2], before[2 * frozen : 2 * frozen + 2])
+    assert_close(form.scale * outputs(model, form.weights, x), model.predict_on_batch(x), 2e-6)
+    moved = [np.any(a != b) for a, b in zip(form.weights, before, strict=True)]
+    assert moved[{0: 4, 1: 4, 2: 0}[frozen]]  # A kernel that can be scaled.
+
+
+@pytest.mark.parametrize("function", [landscape.hidden_units, landscape.normal_form])
+def test_an_embedding_that_is_an_output_too_is_refused(function):
+    words = keras.Input((3,), dtype="int32")
+    embedding = layers.ReversibleEmbedding(7, 4, name="tied")
+    x = layers.Dense(4, "relu")(embedding(words))
+    with pytest.raises(ValueError, match="`tied`"):
+        function(keras.Model(words, embedding(x, reverse=True)))
+
+
+@pytest.mark.parametrize("function", [landscape.hidden_units, landscape.normal_form])
+def test_a_layer_as_an_activation_is_refused_by_the_layer_that_has_it(function):
+    with pytest.raises(ValueError, match="`leaky` has the activation"):
+        function(leaky())
+
+
 def residual(norm):
     inputs = keras.Input((3,))
     x = layers.Dense(4, "relu", name="stem")(inputs)

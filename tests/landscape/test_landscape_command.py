@@ -11,6 +11,7 @@ from support.nets import LOSS, images
 
 from keras_smoothout import datasets
 from keras_smoothout.landscape import __main__ as command
+from keras_smoothout.landscape.measures import MEASURES
 
 pytestmark = pytest.mark.tensorflow  # The command runs once.
 
@@ -68,7 +69,9 @@ def test_two_models(folder, capsys):
     pictures += ["surface_large", "surface_small"]
     assert sorted(p.name for p in out.glob("*.png")) == [f"{p}.png" for p in pictures]
     assert len(list(out.glob("*.svg"))) == len(pictures)
+    assert (out / "report.html").read_text().count("Plotly.newPlot(") >= 6
     printed = capsys.readouterr().out
+    assert "[1/7] small" in printed and "[7/7] Line from small to large" in printed
     assert "small:" in printed and "±" in printed and f"Written to {out}" in printed
 
 
@@ -209,6 +212,19 @@ def test_an_interrupt_says_what_is_there(folder, monkeypatch, capsys):
         run(folder, folder / "run", "--measures=loss")
     assert end.value.code == 130
     assert "Interrupted. What was finished is in" in capsys.readouterr().out
+
+
+def test_an_interrupt_keeps_what_is_measured(folder, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(MEASURES, "error", interrupted)
+    out = folder / "interrupted"
+    with pytest.raises(SystemExit) as end:
+        command.main([str(folder / "run"), "--measures=loss,error", f"--out={out}"])
+    assert end.value.code == 130
+    assert list(rows(out)) == [("run", "loss")]
+    assert "loss" in (out / "report.html").read_text()
 
 
 def test_the_models_are_only_read(folder):

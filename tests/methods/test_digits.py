@@ -34,7 +34,7 @@ def net():
     return keras.Sequential([keras.Input((64,)), *hidden, keras.layers.Dense(10)])
 
 
-def accuracies(model, optimizer, centre=False):
+def accuracies(model, optimizer):
     """Accuracy on the noisy training examples and on the test examples, after training."""
     (x, y), test = digits()
     model.compile(optimizer, LOSS, metrics=["accuracy"])

@@ -4,30 +4,21 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from support.nets import LOSS, assert_equal, images, sgd, standard_net, two_replicas
+from support.nets import (
+    LOSS,
+    assert_equal,
+    images,
+    sgd,
+    standard_net,
+    two_replicas,
+)
 from support.problems import PRECISE, TENSORFLOW, assert_close, crossentropy, golden
 
 import keras_smoothout as ks
+from benchmarks.sphere import Groups
 
 SPHERE, TOY = golden("sphere"), golden("sphere_toy")
 TOLERANCE = 1e-9 if TENSORFLOW else 1e-4
-
-
-class Groups(layers.Layer):
-    """Adds the loss `sum_i a_i x_i^2 / (x_i^2 + y_i^2)`, whatever the input."""
-
-    def __init__(self, a, **kwargs):
-        super().__init__(**kwargs)
-        self.a = a
-
-    def build(self, input_shape):
-        self.z = self.add_weight(shape=(len(self.a), 2), name="kernel")
-
-    def call(self, inputs):
-        square = ops.square(ops.convert_to_tensor(self.z))
-        a = ops.convert_to_tensor(self.a, dtype=self.dtype)
-        self.add_loss(ops.sum(a * square[:, 0] / ops.sum(square, axis=1)))
-        return inputs
 
 
 def toy(a, z0, rate, **options):
@@ -110,6 +101,13 @@ def test_the_effective_rate_does_not_depend_on_the_norm():
             model.train_on_batch(x, y)
         found.append(model.get_weights()[0] / scale)
     assert_close(*found, 1e-9 if TENSORFLOW else 1e-5)
+
+
+def test_no_weights_on_the_sphere_need_a_rate_for_all_others():
+    with pytest.raises(ValueError) as error:
+        ks.FixedEffectiveRate("sgd", weights=())
+    assert "`weights`" in str(error.value) and "weights=(), others=0.0" in str(error.value)
+    assert ks.FixedEffectiveRate("sgd", weights=(), others=0.5).others == 0.5
 
 
 @PRECISE

@@ -6,6 +6,7 @@ import pytest
 from support.nets import (
     LOSS,
     assert_same_steps,
+    dense_net,
     equal_on_both,
     images,
     sgd,
@@ -58,16 +59,47 @@ def test_the_memory_is_of_clean_gradients_and_not_of_what_is_left_of_them():
     assert_close(optimizer.mean[0].numpy(), mean, 1e-6)
 
 
-def linear_net():
-    keras.utils.set_random_seed(0)
-    net = [keras.layers.Flatten(), keras.layers.Dense(6, "tanh"), keras.layers.Dense(10)]
-    return keras.Sequential([keras.Input((8, 8, 1)), *net])
+def uphill(w, radius, direction):
+    return w + radius * direction / np.linalg.norm(direction)
+
+
+H, W = np.array([1.0, 3.0]), np.array([2.0, -1.0])
+SHARP = H * uphill(W, 0.25, H * W)
+OUTER = {  # A method, and the gradients at the points whose mean it returns, by hand.
+    "sam": (lambda inner: ks.SAM(inner, 0.25), SHARP),
+    "looksam": (lambda inner: ks.LookSAM(inner, 0.25, interval=2), SHARP),
+    "gsam": (lambda inner: ks.GSAM(inner, 0.25, 0.5), SHARP),  # Less a part, which is no gradient.
+    "gnp": (lambda inner: ks.GNP(inner, 0.25, 0.5), (H * W + SHARP) / 2),
+    "friendlysam": (lambda inner: ks.FriendlySAM(inner, 0.25), SHARP),
+    "awp": (lambda inner: ks.AWP(inner, 0.25), H * uphill(W, 0.25 * np.linalg.norm(W), H * W)),
+    "lookahead": (ks.Lookahead, H * W),
+}
+
+
+@pytest.mark.parametrize("outer", OUTER)
+def test_inside_another_method_it_remembers_the_gradients_that_are_returned(outer):
+    # L = sum h w^2 / 2. With rho = 0 its own point is where the outer method asks.
+    make, expected = OUTER[outer]
+    model, batch = quadratic({"h": H, "w0": W})
+    inner = ks.FriendlySAM(keras.optimizers.SGD(0.1), rho=0.0)
+    trajectory(model, make(inner), batch, 1)
+    assert_close(inner.mean[0].numpy(), expected, 1e-6)
+    assert outer == "lookahead" or np.abs(expected - H * W).max() > 0.02
+
+
+@pytest.mark.parametrize("copies", [1, 2, 4])
+def test_inside_smoothout_it_remembers_the_mean_over_the_draws(copies):
+    model, batch = quadratic({"h": H, "w0": W})
+    inner = ks.FriendlySAM(keras.optimizers.SGD(0.1), rho=0.0)
+    after = trajectory(model, ks.SmoothOut(inner, 0.5, copies=copies), batch, 1)[0]
+    assert_close(inner.mean[0].numpy(), (W - after) / 0.1, 1e-5)
+    assert np.abs(inner.mean[0].numpy() - H * W).max() > 0.02
 
 
 def after_one_update(accumulate=None, ghost_batch_size=None, scale=None):
     """The memory after an update of 8 examples: the mean gradient at the start, however split."""
     x, y = images(8)
-    model = ks.wrap(linear_net())
+    model = ks.wrap(dense_net(6))
     inner = keras.optimizers.SGD(
         0.1, gradient_accumulation_steps=accumulate, loss_scale_factor=scale
     )
@@ -89,11 +121,18 @@ def test_one_memory_however_the_batch_is_split(split):
 
 
 @pytest.mark.tensorflow
-def test_two_replicas_keep_one_memory():
+@pytest.mark.parametrize(
+    ("policy", "tolerance"), [("float32", 1e-6), ("mixed_float16", 1e-3)]
+)  # With float16, what a step hands to updates crosses the threads of loss scaling.
+def test_two_replicas_keep_one_memory(policy, tolerance):
+    keras.config.set_dtype_policy(policy)
     x, y = images(8)
     with two_replicas().scope():
-        many = ks.wrap(linear_net())
+        many = ks.wrap(dense_net(6))
         many.compile(ks.FriendlySAM(keras.optimizers.SGD(0.1), rho=0.5), LOSS)
     many.fit(x, y, 8, verbose=0)
+    scaled = isinstance(many.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy == "mixed_float16")
     for ours, whole in zip(many.optimizer.mean, after_one_update(), strict=True):
-        assert_close(equal_on_both(ours), whole, 1e-6)
+        assert np.abs(whole).max() > 0.01
+        assert_close(equal_on_both(ours), whole, tolerance)

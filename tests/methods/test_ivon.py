@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 from support.contract import arrays
-from support.nets import LOSS, equal_on_both, images, two_replicas
+from support.nets import LOSS, dense_net, equal_on_both, images, two_replicas
 from support.problems import (
     PRECISE,
     TENSORFLOW,
@@ -113,15 +113,9 @@ def test_ask_finds_it_at_any_depth(nest):
     assert len(points) == 1 and np.all(points[0] != 1)
 
 
-def linear_net():
-    keras.utils.set_random_seed(0)
-    net = [keras.layers.Flatten(), keras.layers.Dense(6, "tanh"), keras.layers.Dense(10)]
-    return keras.Sequential([keras.Input((8, 8, 1)), *net])
-
-
 def trained(accumulate=None, ghost_batch_size=None, epochs=2):
     x, y = images(16)
-    model = ks.wrap(linear_net())
+    model = ks.wrap(dense_net(6))
     optimizer = ks.IVON(
         0.2, ess=50.0, beta_2=0.9, gradient_accumulation_steps=accumulate, name="ivon"
     )
@@ -140,7 +134,7 @@ def test_ghost_batches_and_accumulated_calls_share_the_draw_of_their_update(spli
 def test_two_replicas_share_the_draw():
     x, y = images(16)
     with two_replicas().scope():
-        model = ks.wrap(linear_net())
+        model = ks.wrap(dense_net(6))
         model.compile(ks.IVON(0.2, ess=50.0, beta_2=0.9), LOSS)
     model.fit(x, y, 8, 2, shuffle=False, verbose=0)
     optimizer = model.optimizer

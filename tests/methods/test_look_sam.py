@@ -8,6 +8,7 @@ from support.nets import (
     LOSS,
     assert_equal,
     assert_same_steps,
+    dense_net,
     equal_on_both,
     images,
     sgd,
@@ -19,8 +20,10 @@ from support.problems import (
     RELATIVES,
     TENSORFLOW,
     assert_close,
+    quadratic,
     relative_expected,
     relative_trajectory,
+    trajectory,
 )
 
 import keras_smoothout as ks
@@ -42,16 +45,10 @@ def test_interval_of_one_is_sam():
     assert_same_steps(ks.LookSAM(sgd(), rho=0.1, interval=1), ks.SAM(sgd(), rho=0.1))
 
 
-def linear_net():
-    keras.utils.set_random_seed(0)
-    net = [keras.layers.Flatten(), keras.layers.Dense(6, "tanh"), keras.layers.Dense(10)]
-    return keras.Sequential([keras.Input((8, 8, 1)), *net])
-
-
 def trained(updates, accumulate=None, scale=None, ghost_batch_size=None):
     """Weights and direction after some updates of 8 examples with interval 2, however split."""
     x, y = images(8)
-    model = ks.wrap(linear_net())
+    model = ks.wrap(dense_net(6))
     inner = keras.optimizers.SGD(
         0.1, 0.9, gradient_accumulation_steps=accumulate, loss_scale_factor=scale
     )
@@ -62,6 +59,25 @@ def trained(updates, accumulate=None, scale=None, ghost_batch_size=None):
             rows = slice(start, start + (8 if ghost_batch_size else size))
             model.train_on_batch(x[rows], y[rows])
     return arrays(model.trainable_variables), arrays(model.optimizer.across)
+
+
+def test_inside_gnp_its_direction_is_that_of_the_gradients_that_are_returned():
+    # L = sum h w^2 / 2. GNP returns the mean of two of LookSAM's, at w and up the first of them.
+    h, w = np.array([1.0, 3.0]), np.array([2.0, -1.0])
+
+    def up(w, direction):
+        return w + 0.5 * direction / np.linalg.norm(direction)
+
+    def sharp(w):
+        return h * up(w, h * w)
+
+    elsewhere = up(w, sharp(w))
+    clean, found = h * (w + elsewhere) / 2, (sharp(w) + sharp(elsewhere)) / 2
+    across = found - clean * (found @ clean) / (clean @ clean)
+    model, batch = quadratic({"h": h, "w0": w})
+    inner = ks.LookSAM(keras.optimizers.SGD(0.1), 0.5, interval=2)
+    trajectory(model, ks.GNP(inner, 0.5, 0.5), batch, 1)
+    assert_close(inner.across[0].numpy(), across / np.linalg.norm(across), 1e-5)
 
 
 @pytest.mark.parametrize("scale", [None, 8.0])
@@ -80,7 +96,7 @@ def test_accumulated_calls_and_ghost_batches_are_one_update_of_their_mean(scale)
 def test_two_replicas_are_two_ghost_batches():
     x, y = images(8)
     with two_replicas().scope():
-        many = ks.wrap(linear_net())
+        many = ks.wrap(dense_net(6))
         many.compile(ks.LookSAM(keras.optimizers.SGD(0.1, 0.9), 0.5, interval=2), LOSS)
     many.fit(x, y, 8, epochs=4, shuffle=False, verbose=0)
     weights, across = trained(4, ghost_batch_size=4)
@@ -118,7 +134,7 @@ def test_the_second_gradient_is_taken_in_every_third_update_only():
             counted.append(1)
             return evaluate(weights)
 
-    model = ks.wrap(linear_net())
+    model = ks.wrap(dense_net(6))
     model.compile(ks.LookSAM(Counting(sgd(), 0.0), interval=3), LOSS, run_eagerly=True)
     x, y = images(8)
     for _ in range(6):

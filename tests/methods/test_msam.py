@@ -6,6 +6,7 @@ import pytest
 from support.nets import (
     LOSS,
     assert_equal,
+    dense_net,
     equal_on_both,
     images,
     sgd,
@@ -93,7 +94,7 @@ def test_accumulated_steps_are_one_step_of_their_mean():
     x, y = images(8)
 
     def trained(accumulate, batches):
-        model = ks.wrap(linear_net())
+        model = ks.wrap(dense_net(6))
         inner = keras.optimizers.SGD(0.1, 0.9, gradient_accumulation_steps=accumulate)
         model.compile(ks.MSAM(inner, rho=0.5), LOSS)
         for rows in batches:
@@ -110,19 +111,13 @@ def test_accumulated_steps_are_one_step_of_their_mean():
         assert np.any(b.numpy())
 
 
-def linear_net():
-    keras.utils.set_random_seed(0)
-    net = [keras.layers.Flatten(), keras.layers.Dense(6, "tanh"), keras.layers.Dense(10)]
-    return keras.Sequential([keras.Input((8, 8, 1)), *net])
-
-
 @pytest.mark.tensorflow
 def test_two_replicas_keep_one_velocity():
     x, y = images(8)
     with two_replicas().scope():
-        many = ks.wrap(linear_net())
+        many = ks.wrap(dense_net(6))
         many.compile(ks.MSAM(keras.optimizers.SGD(0.1), rho=0.5), LOSS)
-    one = ks.wrap(linear_net())
+    one = ks.wrap(dense_net(6))
     one.compile(ks.MSAM(keras.optimizers.SGD(0.1), rho=0.5), LOSS)
     for model in (many, one):
         model.fit(x, y, 8, epochs=3, shuffle=False, verbose=0)

@@ -3,7 +3,16 @@
 import keras
 import numpy as np
 import pytest
-from support.nets import LOSS, assert_equal, equal_on_both, images, sgd, two_replicas, values
+from support.nets import (
+    LOSS,
+    assert_equal,
+    dense_net,
+    equal_on_both,
+    images,
+    sgd,
+    two_replicas,
+    values,
+)
 from support.problems import (
     FLOAT32,
     PRECISE,
@@ -100,14 +109,8 @@ def test_golden_with_batch_normalization_re_estimated():
         assert abs(live - logits).max() > 0.1
 
 
-def linear_net():
-    keras.utils.set_random_seed(0)
-    net = [keras.layers.Flatten(), keras.layers.Dense(10)]
-    return ks.wrap(keras.Sequential([keras.Input((8, 8, 1)), *net]))
-
-
 def trained(optimizer, steps=7):
-    model = linear_net()
+    model = ks.wrap(dense_net())
     model.compile(optimizer, LOSS)
     x, y = images(8 * steps)
     seen = []
@@ -151,7 +154,7 @@ def test_before_the_start_evaluation_sees_the_weights_in_training():
     assert model.evaluate(x, y, verbose=0) == pytest.approx(
         plain.evaluate(x, y, verbose=0), rel=1e-6
     )
-    fresh = linear_net()
+    fresh = ks.wrap(dense_net())
     fresh.compile(ks.SWA(sgd()), LOSS)
     fresh.optimizer.build(fresh.trainable_variables)
     wanted = [w + 1 for w in fresh.get_weights()]
@@ -161,7 +164,7 @@ def test_before_the_start_evaluation_sees_the_weights_in_training():
     first = fresh.evaluate(x, y, verbose=0)
     for _ in range(4):
         fresh.train_on_batch(x, y)
-    found, live = fresh.evaluate(x, y, verbose=0), linear_net()
+    found, live = fresh.evaluate(x, y, verbose=0), ks.wrap(dense_net())
     live.compile(loss=LOSS)
     live.set_weights(fresh.get_weights())
     assert found != pytest.approx(live.evaluate(x, y, verbose=0), rel=1e-3)
@@ -176,7 +179,7 @@ def test_updates_are_counted_not_calls():
     x, y = images(8)
 
     def run(accumulate, calls):
-        model = linear_net()
+        model = ks.wrap(dense_net())
         inner = keras.optimizers.SGD(0.1, 0.9, gradient_accumulation_steps=accumulate)
         model.compile(ks.SWA(inner, start=2, period=2), LOSS)
         for _ in range(calls):
@@ -212,13 +215,13 @@ def test_save_and_resume_between_two_snapshots_equals_training_on(tmp_path):
 def test_two_replicas_keep_one_average():
     x, y = images(16)
     with two_replicas().scope():
-        model = linear_net()
+        model = ks.wrap(dense_net())
         model.compile(ks.SWA(sgd(), start=2, period=2), LOSS)
     history = model.fit(x, y, 8, epochs=3, validation_data=(x, y), shuffle=False, verbose=0)
     assert float(model.optimizer.mass.numpy()) == 3
     for variable in model.optimizer.average:
         assert np.any(equal_on_both(variable))
-    one = linear_net()
+    one = ks.wrap(dense_net())
     one.compile(ks.SWA(sgd(), start=2, period=2), LOSS)
     alone = one.fit(x, y, 8, epochs=3, validation_data=(x, y), shuffle=False, verbose=0)
     assert history.history["val_loss"] == pytest.approx(alone.history["val_loss"], rel=1e-4)
@@ -262,7 +265,7 @@ def test_nests_average_the_trajectory_of_the_method(name):
 def test_around_lookahead_the_slow_weights_are_averaged():
     slow = []
     outer = ks.SWA(ks.Lookahead(sgd(), 2), start=3)
-    model = linear_net()
+    model = ks.wrap(dense_net())
     model.compile(outer, LOSS)
     x, y = images(8)
     for step in range(5):

@@ -348,3 +348,67 @@ def test_the_distance_is_that_of_one_training(tmp_path):
         return distance.distances
 
     assert measured("parts", [Stop(6)]) == measured("whole", [])
+
+
+def test_snapshots_inside_an_epoch_are_those_of_one_training(tmp_path):
+    def kept(folder, stops):
+        for stop in [*stops, None]:
+            keras.utils.clear_session(free_memory=False)
+            model = small()
+            snapshots = ks.callbacks.Snapshots(2, 3, directory=tmp_path / f"{folder}-snapshots")
+            callbacks = [snapshots, Checkpoint(tmp_path / folder, every_steps=1)]
+            if stop:
+                found = checkpoints(tmp_path / folder)
+                stop.begun = position_of(found[-1]) if found else Position()
+                callbacks.append(stop)
+            try:
+                model.fit(epochs=EPOCHS, verbose=0, callbacks=callbacks, **given("epochs"))
+            except KeyboardInterrupt:
+                pass
+        return snapshots
+
+    whole, parts = kept("whole", []), kept("parts", [Stop(3), Stop(3)])
+    assert whole.updates == parts.updates == [2, 5, 8, 11]
+    for a, b in zip(whole.arrays(), parts.arrays(), strict=True):
+        assert_equal(a, b)
+
+
+def test_batches_that_follow_the_noise_scale_go_on_inside_an_epoch(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(2, 256, 3)).astype("float32")  # Noise alone.
+
+    def trained(folder, stop=None):
+        logs, sizes = {}, None
+        for stops in ([stop], []) if stop else ([],):
+            keras.utils.clear_session(free_memory=False)
+            keras.utils.set_random_seed(0)
+            data = ks.NoiseScaleBatches(x, y, 4, updates=5, most=32, batch_sizes=sizes)
+            inputs = keras.Input((3,))
+            model = ks.Model(inputs, layers.Dense(3, kernel_initializer="zeros")(inputs))
+            model.compile(keras.optimizers.SGD(0.05, 0.9), "mse", ghost_batch_size=2)
+            log = keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, found: logs.update({epoch: dict(found)})
+            )
+            scale = ks.GradientNoiseScale(batches=data)
+            callbacks = [Checkpoint(tmp_path / folder, every_steps=1), scale, log, *stops]
+            try:
+                model.fit(data, epochs=4, shuffle=False, verbose=0, callbacks=callbacks)
+            except KeyboardInterrupt:
+                sizes = data.batch_sizes
+        return model, logs, data.batch_sizes
+
+    stop = Stop(8)  # After three of the five steps of the second epoch.
+    stop.begun = Position()
+    whole, parts = trained("whole"), trained("parts", stop)
+    assert_equal(values(whole[0]), values(parts[0]))
+    assert whole[1:] == parts[1:]
+    sizes = list(whole[2].values())
+    assert sizes[1] > sizes[0] and sizes[2] != sizes[1]  # They do follow.
+
+    def further(**given):
+        data = ks.NoiseScaleBatches(x, y, 4, updates=5, **given)
+        callbacks = [Checkpoint(tmp_path / "parts"), ks.GradientNoiseScale(batches=data)]
+        return whole[0].fit(data, epochs=5, shuffle=False, verbose=0, callbacks=callbacks)
+
+    with pytest.raises(ValueError, match="`batch_sizes` must be those of the training"):
+        further()
+    assert further(batch_sizes=whole[2]).epoch == [4]

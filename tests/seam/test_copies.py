@@ -8,7 +8,16 @@ import pytest
 from keras import layers
 from support.contract import BASES, METHODS, close, optimizer_of
 from support.copies import assign, assigned, quadratic_copies, small_net
-from support.nets import LOSS, assert_equal, images, sgd, standard_net, two_replicas, values
+from support.nets import (
+    LOSS,
+    assert_equal,
+    equal_on_both,
+    images,
+    sgd,
+    standard_net,
+    two_replicas,
+    values,
+)
 
 import keras_smoothout as ks
 from keras_smoothout import methods
@@ -348,8 +357,29 @@ def test_two_replicas_train_all_copies():
         many = made()
     many.fit(X, Y, 24, 3, shuffle=False, verbose=0)
     for variable in [*many.trainable_variables, *many.optimizer.variables]:
-        first, second = two_replicas().experimental_local_results(variable.value)
-        assert_equal([first.numpy()], [second.numpy()])
+        equal_on_both(variable)
+
+
+@pytest.mark.tensorflow
+def test_two_replicas_share_the_moving_statistics_of_each_copy():
+    def made():
+        model = scattered(small_net(dropout=0.0), 2)[0]
+        model.compile(sgd(), LOSS)
+        return model, [model.stacked(v) for v in model.copied().layers[1].non_trainable_variables]
+
+    with two_replicas().scope():
+        many, shared = made()
+    many.fit(X, Y, 24, shuffle=False, verbose=0)
+    halves = []
+    for half in (slice(0, 12), slice(12, 24)):
+        one, alone = made()
+        one.train_on_batch(X[half], Y[half])
+        halves.append([v.numpy() for v in alone])
+    assert len(shared) == 2
+    for ours, first, second in zip(shared, *halves, strict=True):
+        found = equal_on_both(ours)
+        np.testing.assert_allclose(found, (first + second) / 2, rtol=1e-5, atol=1e-6)
+        assert np.abs(found - first).max() > 1e-3 and np.abs(found[0] - found[1]).max() > 1e-3
 
 
 class Own(keras.Model):

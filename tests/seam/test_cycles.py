@@ -63,13 +63,6 @@ def test_one_after_the_other():
     assert [float(joined(t)) for t in range(10, 20)] == [float(second(t)) for t in range(10)]
 
 
-def test_cosine_cycles_of_snapshot_ensembles_are_those_of_keras():
-    # Huang et al., Eq. (2): a0 / 2 (cos(pi mod(t - 1, c) / c) + 1), t = 1, 2, ...
-    cycles = keras.optimizers.schedules.CosineDecayRestarts(0.1, 5, t_mul=1.0)
-    expected = [0.05 * (np.cos(np.pi * (t % 5) / 5) + 1) for t in range(20)]
-    np.testing.assert_allclose([float(cycles(t)) for t in range(20)], expected, atol=1e-7)
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
 def test_values_and_config(schedule):
     value = ops.convert_to_tensor(schedule(ops.convert_to_tensor(7, "int32")))

@@ -435,15 +435,25 @@ def test_labels_are_checked_wherever_they_enter(name, make):
     GIVEN[name](model, Y)
 
 
-def test_a_model_that_needs_values_is_not_called_without_them():
+def test_a_model_that_needs_values_is_called_without_them_once():
+    called = []
+
     class Counting(Called):
         def call(self, inputs):
+            called.append(inputs)
             return super().call(inputs) * len([1 for x in np.asarray(inputs) if x[0] > 0])
 
     model = Counting()
     model(X)
     model.compile("sgd", LOSS, run_eagerly=True)
-    model.fit(X, Y, verbose=0) if keras.backend.backend() == "tensorflow" else model(X)
+    called.clear()
+    for _ in range(3):
+        check_fit(model, X, Y)
+    assert len(called) == 1
+    with pytest.raises(ValueError, match="`y`"):  # What can be said without the outputs is said.
+        check_fit(model, X, Y - 1)
+    if keras.backend.backend() == "tensorflow":  # JAX' steps have no values.
+        model.fit(X, Y, verbose=0)
 
 
 @pytest.mark.parametrize(

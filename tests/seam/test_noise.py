@@ -529,3 +529,23 @@ def test_keys_are_those_of_each():
     for found, i in zip(noise.keys((7, 3), (0, 2, 5)), (0, 2, 5), strict=True):
         np.testing.assert_array_equal(found, noise.key(7, 3, i))
     assert noise.keys((7, 3), ()) == []
+
+
+@pytest.mark.tensorflow
+def test_weights_of_one_shape_share_one_compiled_function():
+    """Compiling one for each weight would take minutes where there are hundreds."""
+    import tensorflow as tf
+
+    @tf.function(autograph=False)
+    def moved(*weights):
+        return noise.perturb(weights, 0.1, 1, tf.constant(2), moved=tuple(range(8)))
+
+    weights = [tf.zeros(shape) for shape in 4 * [(3, 5), (5,)]]
+    called = {
+        op.get_attr("f").name
+        for op in moved.get_concrete_function(*weights).graph.get_operations()
+        if "PartitionedCall" in op.type
+    }
+    assert len(called) == 3  # One of each shape, and one for all keys.
+    for w, v in zip(weights, moved(*weights), strict=True):
+        assert v.shape == w.shape and np.all(v != w)

@@ -159,6 +159,16 @@ def test_in_fit_the_size_of_an_epoch_is_the_scale_of_the_one_before():
     assert callback.scales[-1] == pytest.approx(5 / 11.25, rel=0.3)
 
 
+def test_batches_without_their_callback_are_refused_before_a_step():
+    x = np.ones((16, 5), "float32")
+    for callbacks in ([], [ks.GradientNoiseScale()]):
+        data = ks.NoiseScaleBatches(x, np.zeros(16), 8, updates=2)
+        model = linear(ghost_batch_size=4)
+        with pytest.raises(ValueError, match=r"`GradientNoiseScale\(batches=...\)`"):
+            model.fit(data, shuffle=False, verbose=0, callbacks=callbacks)
+        assert int(model.optimizer.iterations) == 0
+
+
 @pytest.mark.release
 def test_it_agrees_with_the_scale_that_is_measured_at_fixed_weights():
     from sklearn.datasets import load_digits

@@ -59,7 +59,13 @@ CALLS = {"exclude_from_weight_decay", "finalize_variable_values", "scale_loss", 
 # Read only, in Keras as well.
 READ = {"iterations"}
 # Functions and constants of one class, which are read through.
-OF_ONE_CLASS = {"lr_adjust", "posterior", "transpose_last_axis", "zeropower_via_newtonschulz5"}
+OF_ONE_CLASS = {
+    "lr_adjust",
+    "own_gradient",
+    "posterior",
+    "transpose_last_axis",
+    "zeropower_via_newtonschulz5",
+}
 
 VALUES = {
     "clipnorm": 0.5,

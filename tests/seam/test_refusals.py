@@ -10,13 +10,16 @@ import functools
 import inspect
 import math
 import pathlib
+import re
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import pytest
 from keras.optimizers import SGD
-from support.contract import contract_net
+from support.contract import BASES, COPIED, METHODS, contract_net
+from support.copies import quadratic_copies
+from support.problems import quadratic
 
 import keras_smoothout as ks
 from keras_smoothout import landscape, methods, scaling, schedules
@@ -380,3 +383,68 @@ def test_what_is_common_to_all_optimizers_is_the_inner_ones(row):
     with pytest.raises(ValueError) as error:
         row.cls(keras.optimizers.LossScaleOptimizer(SGD()))
     assert "`LossScaleOptimizer`" in str(error.value)
+
+
+KEEPING = {"lookahead", "swa", "schedulefree"}
+ASKING = "smoothout adasmoothout sam asam msam gnp gsam friendlysam looksam awp".split()
+REFUSED = dict.fromkeys(ASKING, {"entropysgd"}) | {  # Outer method: what must not be inside.
+    "schedulefree": {"entropysgd", *KEEPING},
+    "nudgedsgd": {"entropysgd", *KEEPING},
+    "fixedeffectiverate": {"entropysgd", *KEEPING},
+    "entropysgd": {"entropysgd", "looksam", "ivon"},
+    "dpsgd": {"entropysgd", "lookahead"},
+    "noisy": {"entropysgd", "lookahead"},
+}
+NEVER = ({"entropysgd", "looksam"}, {"entropysgd", "ivon"})  # In neither order.
+NOISY = {"noisy": lambda inner: ks.SmoothOut(inner, 0.1, denoise=False)}
+CLASSES = {name: row.cls for name, row in methods.METHODS.items()} | methods.BASES
+OUTER = [*METHODS, "noisy"]
+
+
+def inside(name):
+    """The optimizer of a row, to go inside of another."""
+    return METHODS[name](SGD(0.01)) if name in METHODS else BASES[name](0.01)
+
+
+@pytest.mark.parametrize("outer", OUTER)
+def test_what_must_not_be_inside(outer):
+    names, make = {cls.__name__: n for n, cls in CLASSES.items()}, (CLASSES | NOISY)[outer]
+    for inner, one in CLASSES.items():
+        if inner not in REFUSED.get(outer, ()):
+            make(inside(inner))
+            continue
+        two = CLASSES.get(outer, ks.SmoothOut)
+        for nest in (lambda inner: inner, ks.ReplicatedSGD):  # Deeper, too.
+            with pytest.raises(ValueError) as error:
+                make(nest(CLASSES[inner]() if inner in BASES else CLASSES[inner]("sgd")))
+            message = str(error.value)
+            assert f"`{one.__name__}`" in message and f"`{two.__name__}`" in message
+        advised = re.search(r"put `(\w+)` around `(\w+)`", message)
+        assert bool(advised) == ({outer, inner} not in NEVER and one is not two)
+        if advised:
+            CLASSES[names[advised[1]]](inside(names[advised[2]]))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The first gradient was not at")
+@pytest.mark.parametrize("outer", OUTER)
+def test_what_is_not_refused_trains(outer):
+    """Some are refused in `compile`, as they do not treat each copy alone."""
+    for inner in CLASSES.keys() - REFUSED.get(outer, set()):
+        copied = {outer, inner} & COPIED
+        if copied:
+            model, batch = quadratic_copies([1.0, 3.0], np.array([[2.0, -1.0], [1.0, 2.0]]))
+        else:
+            model, batch = quadratic({"h": [1.0, 3.0], "w0": [2.0, -1.0]})
+        (before,) = model.get_weights()
+        optimizer = (METHODS | NOISY)[outer](inside(inner))
+        both = (CLASSES.get(outer, ks.SmoothOut), CLASSES[inner])
+        if copied and not all(getattr(cls, "per_copy", False) for cls in both):
+            with pytest.raises(ValueError, match="`optimizer` must treat each copy alone"):
+                model.compile(optimizer)
+            continue
+        model.compile(optimizer, run_eagerly=keras.backend.backend() == "tensorflow")
+        for _ in range(2):
+            model.train_on_batch(*batch)
+        (after,) = model.get_weights()
+        assert np.all(np.isfinite(after)) and np.any(after != before), inner

@@ -18,13 +18,16 @@ RECURRENT = {
 }
 
 
-def fitted(name, optimizer, wrap=lambda model: model):
+def fitted(name, optimizer, wrap=lambda model: model, batch=4, callbacks=None, **compiled):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5, 3), batch_size=4)
     outputs = layers.Dense(1)(RECURRENT[name]()(inputs))
     model = wrap(keras.Model(inputs, outputs))
-    model.compile(optimizer, "mse", jit_compile=False)
-    losses = model.fit(X, Y, 4, 3, shuffle=False, verbose=0).history["loss"]
+    model.compile(optimizer, "mse", jit_compile=False, **compiled)
+    if batch != 4:  # Keras builds by the first batch, which must have the size of the states.
+        model.train_on_batch(X[:4], Y[:4])
+    history = model.fit(X, Y, batch, 3, shuffle=False, verbose=0, callbacks=callbacks).history
+    losses = history["loss"]
     states = [v for layer in model._flatten_layers() for v in getattr(layer, "states", None) or ()]
     return losses, model, keras.tree.flatten(states)
 
@@ -48,6 +51,21 @@ def test_evaluation_at_slow_weights_goes_on_too():
     before = [state.numpy() for state in states]
     model.evaluate(X, Y, 4, verbose=0)
     assert all(np.any(state.numpy() != old) for state, old in zip(states, before, strict=True))
+
+
+@pytest.mark.tensorflow
+def test_states_and_the_measured_noise_scale_are_kept_apart():
+    # Two ghost batches a step, of which the second goes on from the states of the first.
+    found = []
+    for callbacks in ([], [ks.GradientNoiseScale(decay=0.0)]):
+        run = fitted("LSTM", "sgd", ks.wrap, 8, callbacks, ghost_batch_size=4)
+        losses, model, states = run
+        assert all(np.any(state.numpy()) for state in states)
+        found.append([losses, *model.get_weights(), *(s.numpy() for s in states)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    square, trace, measured = (float(v) for v in callbacks[0].variables)
+    assert measured == 1 and callbacks[0].scales[-1] == trace / square
 
 
 @pytest.mark.jax

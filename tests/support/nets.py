@@ -24,6 +24,13 @@ def standard_net(seed=0):
     return keras.Model(inputs, layers.Dense(10, kernel_regularizer=keras.regularizers.L2(0.01))(x))
 
 
+def dense_net(*units):
+    """Dense layers of so many `units`, with tanh, and ten logits, on the same images."""
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Dense(count, "tanh") for count in units]
+    return keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), *hidden, layers.Dense(10)])
+
+
 def images(examples=48, seed=0):
     """Random images and labels, shaped as the standard net takes them."""
     rng = np.random.default_rng(seed)

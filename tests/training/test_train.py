@@ -189,6 +189,18 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, flags, words, left):
         assert all(np.all(np.isfinite(value)) for value in np.load(checkpoint).values())
 
 
+def test_a_checkpoint_of_weights_that_the_last_update_has_destroyed_is_named(tmp_path):
+    # The loss of a step is that of the weights before its update, so it was finite when this one
+    # was saved.
+    flags = ["--learning_rate=1e20", "--checkpoint_steps=1", f"--workdir={tmp_path}"]
+    message = ending([*TINY, "--epochs=9", *flags])
+    (checkpoint,) = checkpoints(tmp_path)
+    assert "-step-" in checkpoint.name
+    assert f"step 2 of the epoch after {checkpoint.name} (delete {checkpoint.name}" in message
+    with np.load(checkpoint) as arrays:
+        assert max(np.abs(a).max() for a in arrays.values() if a.dtype == "float32") > 1e15
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )

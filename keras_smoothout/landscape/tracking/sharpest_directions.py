@@ -23,9 +23,9 @@ class TrackSharpestDirections(Track):
 
     `d_i` is the signed distance along `v_i` to the bottom of a parabola that has the slope and
     curvature of the loss at the refresh. A length of 1 goes to the bottom, of 2 to the other wall,
-    of more than 2 up that wall. For full-batch gradient descent it is `learning_rate *
-    curvature_i`. If the model's optimizer is `NudgedSGD`, or goes around it, it receives the
-    directions.
+    of more than 2 up that wall. For full-batch gradient descent it is
+    `learning_rate * curvature_i`. If the model's optimizer is `NudgedSGD`, or goes around it, it
+    receives the directions.
 
     The logs hold `curvature_1` to `curvature_k`, `step_overlap`, and `step_length_1` to
     `step_length_k`, all of the last refresh. `sharpest_seconds` is the time taken in the epoch.
