@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from support.nets import LOSS, assert_equal, equal_on_both, images, sgd, standard_net, two_replicas
+from support.contract import contract_net, examples
+from support.nets import LOSS, assert_equal, equal_on_both, images, sgd, two_replicas
 from support.problems import TENSORFLOW, assert_close, crossentropy, golden, mlp
 
 import keras_smoothout as ks
@@ -438,10 +439,10 @@ def test_periods_count_updates():
 
 def test_the_pass_that_measures_leaves_no_trace():
     # Statistics and dropout masks are those of the inner optimizer's own pass.
-    x, y = images(16)
+    x, y = examples(16)
     states = []
     for options in ({}, {"exclude": ("kernel", "bias")}):
-        model = ks.wrap(standard_net())
+        model = contract_net()
         model.compile(ks.KFAC(sgd(), **EACH, **options), LOSS, metrics=["accuracy"])
         logs = model.train_on_batch(x, y)
         states.append([*(array(v) for v in model.non_trainable_variables), *map(np.array, logs)])
