@@ -70,7 +70,8 @@ def entry(module, name):
 
 def shown(name, member):
     """Whether a member of a class is one that a user calls: its docstring has several lines."""
-    return not name.startswith("_") and "\n" in (getattr(member, "__doc__", None) or "")
+    told = "\n" in (getattr(member, "__doc__", None) or "")
+    return told and not name.startswith("_") and not isinstance(member, (bool, int, float, str))
 
 
 def page(title, *parts):

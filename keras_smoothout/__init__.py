@@ -19,6 +19,7 @@ from keras_smoothout.methods import *
 from keras_smoothout.model import Model, TrainStep
 from keras_smoothout.noise_scale_batches import NoiseScaleBatches
 from keras_smoothout.persistent import PersistentBatches, replica_distance
+from keras_smoothout.pruned import pruned
 from keras_smoothout.recalibrate import recalibrate
 from keras_smoothout.sample import sample
 from keras_smoothout.scale_invariant import scale_invariant
@@ -51,6 +52,7 @@ __all__ = [
     "find_radius",
     "find_rho",
     "greedy_soup",
+    "pruned",
     "recalibrate",
     "sample",
     "replica_distance",

@@ -1,5 +1,6 @@
 """Optimizers around optimizers: what belongs to the one inside is read and written there."""
 
+import collections
 import functools
 import inspect
 
@@ -20,6 +21,27 @@ def inside_of(optimizer):
     """The optimizer that `optimizer` goes around, or `None`."""
     names = ("inner", "inner_optimizer")
     return next((vars(optimizer)[name] for name in names if name in vars(optimizer)), None)
+
+
+def slots_of(state, variables):
+    """The index of the weight that each variable of an optimizer's `state` is kept for, or `None`.
+
+    It has the weight's shape, and a name that begins with the weight's path. Slots of equal names
+    are in the order of the weights.
+    """
+    prefixes = [f"{v.path.replace('/', '_')}_" for v in variables]
+    found, seen = [], collections.Counter()
+    for slot in state:
+        fits = [
+            i
+            for i, v in enumerate(variables)
+            if slot.name.startswith(prefixes[i]) and tuple(slot.shape) == tuple(v.shape)
+        ]
+        longest = max((len(prefixes[i]) for i in fits), default=0)
+        fits = [i for i in fits if len(prefixes[i]) == longest]
+        found.append(fits[seen[slot.name] % len(fits)] if fits else None)
+        seen[slot.name] += 1
+    return found
 
 
 @functools.cache

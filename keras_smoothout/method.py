@@ -17,6 +17,21 @@ from keras_smoothout.saving import deserialized, serialized
 from keras_smoothout.weights import copies_of
 from keras_smoothout.whole import Whole
 
+NESTS = (  # What the outer one does, what the inner one does, and what is then lost.
+    ("asks_elsewhere", "own_point", "asks for gradients at weights of its own"),
+    ("own_point", "own_gradient", "learns from the gradients themselves"),
+    ("sets_weights", "restarts", "begins anew where weights are set"),
+    ("sets_weights", "keeps_zeros", "keeps weights at 0 that would be set"),
+    ("restarts", "keeps_zeros", "keeps weights at 0 that would be set"),
+    ("transforms", "keeps_weights", "keeps weights of its own"),
+)
+
+
+def lost(outer, inner):
+    """What is lost with an optimizer of the class `inner` inside of `outer`, or `None`."""
+    pairs = ((getattr(outer, a, False) and getattr(inner, b, False), why) for a, b, why in NESTS)
+    return next((why for both, why in pairs if both), None)
+
 
 class Method(Asks, Whole, Around):
     """Base of all methods: behaves as the optimizer `inner`, except for what a method overrides.
@@ -41,9 +56,14 @@ class Method(Asks, Whole, Around):
             ask it.
     """
 
-    sets_weights = False  # Whether `update` sets the weights beside the inner optimizer's update.
-    restarts = False  # Whether it begins anew where something else has set the weights.
+    asks_elsewhere = False  # Whether it overrides `gradients`.
     own_point = False  # Whether `gradients` asks at weights that are not those it is given.
+    own_gradient = False  # Whether it learns from the gradients themselves.
+    sets_weights = False  # Whether `update` sets the weights beside the inner optimizer's update.
+    transforms = False  # Whether all weights that are kept would have to be set with them.
+    restarts = False  # Whether it begins anew where something else has set the weights.
+    keeps_weights = False  # Whether it keeps other weights, such as an average.
+    keeps_zeros = False  # Whether it keeps weights at 0.
     per_copy = False  # Whether it does to each of some `Copies` what it does to a model.
 
     def __init__(self, inner, name=None, **kwargs):
@@ -64,27 +84,26 @@ class Method(Asks, Whole, Around):
                 f"`{type(self).__name__}` must be inside `LossScaleOptimizer`, not around it: pass "
                 "the optimizer that it wraps. `compile` adds the loss scale under mixed_float16."
             )
-        if type(self).gradients is not Method.gradients:
-            self.refuse(inner, "own_point", "asks for gradients at weights of its own")
-        if self.sets_weights:
-            self.refuse(inner, "restarts", "begins anew where weights are set")
         super().__init__(learning_rate=lambda: self.inner.learning_rate, name=name)
         self.inner = inner
+        self.check_nest(type(self))
 
-    def refuse(self, inner, attribute, reason):
-        """Raise if the class of an optimizer in the nest `inner` has a true `attribute`."""
-        found = [type(x) for x in chain(inner) if getattr(type(x), attribute, False)]
-        if found:
-            one, ours = found[0].__name__, type(self).__name__
-            cure = f"put `{one}` around `{ours}`"
-            if one == ours or any(
-                getattr(c, "own_gradient", False) for c in (found[0], type(self))
-            ):
-                cure = f"`{ours}` and it exclude each other"
-            raise ValueError(
-                f"`inner` must not be `{one}`, which {reason}: {cure}. Received: "
-                f"inner={type(inner).__name__}"
-            )
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.asks_elsewhere = cls.gradients is not Method.gradients
+
+    def check_nest(self, outer):
+        """Raise if an optimizer inside would lose something, around which is what `outer` does."""
+        for inner in map(type, chain(self.inner)):
+            why, ours = lost(outer, inner), type(self)
+            if why:
+                never = not issubclass(inner, Method) or lost(inner, ours)
+                cure = "`{1}` and it exclude each other" if never else "put `{0}` around `{1}`"
+                raise ValueError(
+                    f"`inner` must not be `{inner.__name__}`, which {why}: "
+                    f"{cure.format(inner.__name__, ours.__name__)}. Received: "
+                    f"inner={type(self.inner).__name__}"
+                )
 
     def build(self, variables):
         super().build(variables)

@@ -61,6 +61,13 @@ def copies_of(variables):
     return next((getattr(v, "copies", None) for v in variables), None)
 
 
+def largest(scores, count):
+    """Where the `count` largest of `scores` are; of equal ones, the first."""
+    order = ops.argsort(-ops.reshape(scores, (-1,)))
+    ranks = ops.cast(ops.argsort(order), "int32")
+    return ops.reshape(ranks < count, scores.shape)
+
+
 def dot(a, b, copies=None):
     """Inner product over all weights together, or in each of the copies; in float32 or wider."""
     dtypes = [keras.backend.standardize_dtype(x.dtype) for x in a]

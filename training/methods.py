@@ -19,6 +19,7 @@ KERAS = {  # name: class, and the arguments that are options.
     "adamw": (keras.optimizers.AdamW, ("learning_rate", "weight_decay", *CLIPS)),
 }
 AUTO = "auto"  # Value of an option that `training.auto` finds.
+LATE = {"start": methods.SWA, "end": methods.RigL}  # By default at three quarters of the training.
 NOT_OPTIONS = ("self", "inner", "name", "kwargs")
 
 
@@ -67,7 +68,7 @@ def generated():
             shown = ",".join(default) if isinstance(default, tuple) else str(default)
             defaults.setdefault(shown, []).append(method)
         told = "; ".join(f"{value} for {', '.join(of)}" for value, of in defaults.items())
-        told = "three quarters of the training" if "swa" in rows and argument == "start" else told
+        told = "three quarters of the training" if argument in LATE else told
         texts = (described(cls, argument) for cls, _ in rows.values())
         text = next((text for text in texts if text), "")
         yield argument, next(iter(rows.values()))[1], f"{text} Defaults: {told}."
@@ -97,22 +98,23 @@ def stride(options, method):
     return max(1, default if given is None else given) if default else 1
 
 
-def start(options, method, course):
-    """The number of updates before SWA's average begins, where none is given."""
-    return course.step_at(course.epochs * 3 // 4) // stride(options, method)
+def late(options, method, course):
+    """The number of updates in three quarters of the training."""
+    return max(1, course.step_at(course.epochs * 3 // 4) // stride(options, method))
 
 
 def settle(options, names, course):
-    """Set the option that follows from the number of epochs, which a resumed run can raise."""
-    averaging = [name for name in names if methods.SWA in [cls for cls, _ in nested(name)]]
-    starts = {start(options, name, course) for name in averaging}
-    if options.start is None and starts:
-        if len(starts) > 1:
-            raise ValueError(
-                f"--start must be given: by default it is another one for each of {averaging}. "
-                f"Received: {sorted(starts)}"
-            )
-        options.start = starts.pop()
+    """Set the options that follow from the number of epochs, which a resumed run can raise."""
+    for option, late_cls in LATE.items():
+        takers = [name for name in names if late_cls in [cls for cls, _ in nested(name)]]
+        found = {late(options, name, course) for name in takers}
+        if getattr(options, option) is None and found:
+            if len(found) > 1:
+                raise ValueError(
+                    f"--{option} must be given: by default it is another one for each of {takers}. "
+                    f"Received: {sorted(found)}"
+                )
+            setattr(options, option, found.pop())
 
 
 def optimizer(options, method, seed, course, model=None):
@@ -136,7 +138,7 @@ def optimizer(options, method, seed, course, model=None):
     for depth, (cls, names) in enumerate(reversed(nested(method))):
         values["seed"] = seed + depth  # Nested noise is independent.
         given = {n: values[n] for n in names if values[n] is not None}
-        if cls is methods.SWA:
-            given.setdefault("start", start(options, method, course))
+        for option in [option for option, late_cls in LATE.items() if cls is late_cls]:
+            given.setdefault(option, late(options, method, course))
         inner = (cls(*inner, **given),)
     return inner[0]

@@ -9,6 +9,7 @@ from keras_smoothout.callbacks.interruption import Interruption
 from keras_smoothout.callbacks.lawa import LAWA
 from keras_smoothout.callbacks.noise_scale import GradientNoiseScale
 from keras_smoothout.callbacks.snapshots import Snapshots
+from keras_smoothout.callbacks.track_masks import TrackMasks
 
 __all__ = [
     "Averages",
@@ -20,4 +21,5 @@ __all__ = [
     "Interruption",
     "LAWA",
     "Snapshots",
+    "TrackMasks",
 ]

@@ -24,6 +24,7 @@ from keras_smoothout.methods.msam import MSAM
 from keras_smoothout.methods.nudged_sgd import NudgedSGD
 from keras_smoothout.methods.partially_adaptive import PartiallyAdaptive
 from keras_smoothout.methods.replicated_sgd import ReplicatedSGD
+from keras_smoothout.methods.rigl import RigL
 from keras_smoothout.methods.sam import SAM
 from keras_smoothout.methods.schedule_free import ScheduleFree
 from keras_smoothout.methods.smoothout import SmoothOut
@@ -85,6 +86,9 @@ METHODS = {
     "nudgedsgd": Row(NudgedSGD, {"factor": 1.0}, "own update", "TrackSharpestDirections"),
     "fixedeffectiverate": Row(
         FixedEffectiveRate, {"weights": (), "others": 1.0}, "own update", example={"others": 1.0}
+    ),
+    "rigl": Row(
+        RigL, {"sparsity": 0.0}, "own update", example={"sparsity": 0.5, "period": 2, "end": 9}
     ),
 }
 

@@ -124,8 +124,6 @@ class EntropySGD(Method):
         check_choice("statistics", statistics, STATISTICS)
         check_integer("seed", seed)
         super().__init__(inner, **kwargs)
-        if langevin_steps:
-            self.refuse(self.inner, "own_gradient", "learns from the gradients themselves")
         self.langevin_steps = langevin_steps
         self.step_size = step_size
         self.scope = scope

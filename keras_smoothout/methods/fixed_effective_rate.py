@@ -71,7 +71,7 @@ class FixedEffectiveRate(Method):
         Three Regimes*, NeurIPS 2022, arXiv:2209.03695; the rule is that of its published code.
     """
 
-    sets_weights = True
+    sets_weights = transforms = True
 
     def __init__(self, inner, weights=("kernel",), per="all", others=0.0, **kwargs):
         check_names("weights", weights)
@@ -83,7 +83,6 @@ class FixedEffectiveRate(Method):
                 f"Received: weights={weights!r}, others={others}"
             )
         super().__init__(inner, **kwargs)
-        self.refuse(self.inner, "keeps_weights", "keeps weights of its own")
         if self.use_ema:
             raise ValueError(
                 "`inner` must not average weights, which it would do before they return to the "

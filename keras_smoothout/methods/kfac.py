@@ -75,7 +75,8 @@ class KFAC(Method):
         by the gradient, which takes as long as a gradient where the batch is as small as the layer
         is wide. Replicas sum up the factors in each step, and the gradient once more.
     Differs from the paper: damping and momentum do not adapt to the loss. The split of the damping
-        by traces and the constraint are those of public implementations. Of a convolution, A is a
+        by traces and the constraint are those of public implementations; the papers were not
+        checked. Of a convolution, A is a
         mean over places and G a sum; only their product matters. Ghost batches and replicas draw
         labels of their own. An example of weight v counts v times in G and once in A; with
         `sampled=False`, its gradient is v times as long. Padding counts in A.

@@ -64,13 +64,12 @@ class NudgedSGD(Method):
         the SGD Step Length*, ICLR 2019, arXiv:1807.05031, Section 4.
     """
 
-    sets_weights = True
+    sets_weights = transforms = True
 
     def __init__(self, inner, factor=0.1, directions=5, **kwargs):
         check_number("factor", factor)
         check_count("directions", directions)
         super().__init__(inner, **kwargs)
-        self.refuse(self.inner, "keeps_weights", "keeps weights of its own")
         if self.use_ema:
             raise ValueError(
                 "`inner` must not average weights, which it would do before they are nudged: leave "

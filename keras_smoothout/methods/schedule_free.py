@@ -63,14 +63,13 @@ class ScheduleFree(Method):
         rule of the authors' code. The paper's text was not checked.
     """
 
-    per_copy = keeps_weights = sets_weights = True
+    per_copy = keeps_weights = sets_weights = transforms = True
 
     def __init__(self, inner, interpolation=0.9, memory=1.0, statistics="clean", **kwargs):
         check_number("interpolation", interpolation, most=1)
         check_number("memory", memory, most=1)
         check_choice("statistics", statistics, STATISTICS)
         super().__init__(inner, **kwargs)
-        self.refuse(self.inner, "keeps_weights", "keeps weights of its own")
         if self.use_ema:
             raise ValueError(
                 "`inner` must not average weights itself, as `ScheduleFree` does: leave out "

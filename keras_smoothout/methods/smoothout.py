@@ -5,6 +5,8 @@ Stochastic SmoothOut draws one `u` for each step, ghost batch and replica: an un
 the smoothed gradient for the price of one gradient. The original one averages over several copies.
 """
 
+import types
+
 import keras
 from keras import ops
 
@@ -120,7 +122,7 @@ class SmoothOut(Method):
             )
         super().__init__(inner, **kwargs)
         if not denoise:
-            self.refuse(self.inner, "restarts", "begins anew where weights are set")
+            self.check_nest(types.SimpleNamespace(sets_weights=True))
         self.radius = radius
         self.distribution = distribution
         self.scale = scale

@@ -1,4 +1,4 @@
-"""The small experiments: copies and local entropy on digits of which some labels are wrong.
+"""The small experiments on digits: copies and local entropy with wrong labels, sparse networks.
 
 They show that a method does what it is for, not what it is worth: no baseline is tuned, and where
 labels are wrong, whatever fits less of the noise wins.
@@ -74,3 +74,27 @@ def test_the_centre_of_coupled_copies_is_better_than_one_model(plain):
     optimizer = ks.ReplicatedSGD(sgd(), 0.001, scoping=1e4 ** (1 / STEPS) - 1, largest_coupling=2.0)
     _, test = accuracies(ks.Copies(net(), 3), optimizer)
     assert test > plain[1] + 0.01
+
+
+def test_sparse_networks_need_connections_that_move():
+    # 98 % of the weights of a 300-100 network are masked; no label is wrong. Three seeds gave
+    # 0.55 to 0.79 with static masks, 0.88 with random growth (SET), 0.95 to 0.97 with RigL.
+    (x, y), test = digits(noise=0.0)
+    found = {}
+    for name, options in {
+        "static": {"fraction": 0.0},
+        "SET": {"growth": "random"},
+        "RigL": {"growth": "gradient"},
+    }.items():
+        keras.utils.set_random_seed(0)
+        hidden = [keras.layers.Dense(n, "relu", kernel_initializer="he_normal") for n in (300, 100)]
+        model = ks.wrap(keras.Sequential([keras.Input((64,)), *hidden, keras.layers.Dense(10)]))
+        optimizer = ks.RigL(sgd(), 0.98, period=25, end=STEPS * 3 // 4, **options)
+        model.compile(optimizer, LOSS, metrics=["accuracy"])
+        model.fit(x, y, BATCH, EPOCHS, verbose=0)
+        kernels = [w for w in model.get_weights() if np.ndim(w) == 2]
+        assert sum(np.count_nonzero(w) for w in kernels) <= 0.0201 * sum(w.size for w in kernels)
+        found[name] = model.evaluate(*test, batch_size=600, verbose=0)[1]
+    assert found["SET"] > found["static"] + 0.1
+    assert found["RigL"] > found["SET"] + 0.04
+    assert found["RigL"] > 0.94

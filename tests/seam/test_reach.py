@@ -60,8 +60,12 @@ CALLS = {"exclude_from_weight_decay", "finalize_variable_values", "scale_loss", 
 READ = {"iterations"}
 # Functions and constants of one class, which are read through.
 OF_ONE_CLASS = {
+    "asks_elsewhere",
+    "keeps_weights",
+    "keeps_zeros",
     "lr_adjust",
     "own_gradient",
+    "transforms",
     "posterior",
     "transpose_last_axis",
     "zeropower_via_newtonschulz5",

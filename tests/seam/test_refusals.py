@@ -78,6 +78,9 @@ MORE = {  # Arguments with a limit of their own, or with other values that are r
     "sample-draw": FROM_0,
     "AWP-gamma": STRENGTHS,
     "LookSAM-alpha": NUMBERS,
+    "sparsity": (*NUMBERS, 1.0),
+    "fraction": (*NUMBERS, 1.1),
+    "RigL-period": FROM_2,
     "lmbda": (*NUMBERS, 1.5),
     "ess": (*NUMBERS, 0.5),
     "SWA-start": FROM_0,
@@ -387,15 +390,22 @@ def test_what_is_common_to_all_optimizers_is_the_inner_ones(row):
 
 KEEPING = {"lookahead", "swa", "schedulefree"}
 ASKING = "smoothout adasmoothout sam asam msam gnp gsam friendlysam looksam awp kfac".split()
+TRANSFORMING = {"entropysgd", "rigl", *KEEPING}
 REFUSED = dict.fromkeys(ASKING, {"entropysgd"}) | {  # Outer method: what must not be inside.
-    "schedulefree": {"entropysgd", *KEEPING},
-    "nudgedsgd": {"entropysgd", *KEEPING},
-    "fixedeffectiverate": {"entropysgd", *KEEPING},
-    "entropysgd": {"entropysgd", "looksam", "kfac", "ivon"},
-    "dpsgd": {"entropysgd", "lookahead"},
-    "noisy": {"entropysgd", "lookahead"},
+    **dict.fromkeys(["schedulefree", "nudgedsgd", "fixedeffectiverate", "rigl"], TRANSFORMING),
+    "lookahead": {"rigl"},
+    "entropysgd": {"entropysgd", "looksam", "kfac", "ivon", "rigl"},
+    "dpsgd": {"entropysgd", "lookahead", "rigl"},
+    "noisy": {"entropysgd", "lookahead", "rigl"},
 }
-NEVER = [{"entropysgd", name} for name in ("looksam", "kfac", "ivon")]  # In neither order.
+NEVER = (  # In neither order.
+    {"entropysgd", "looksam"},
+    {"entropysgd", "kfac"},
+    {"entropysgd", "ivon"},
+    {"entropysgd", "rigl"},
+    {"lookahead", "rigl"},
+    {"schedulefree", "rigl"},
+)
 NOISY = {"noisy": lambda inner: ks.SmoothOut(inner, 0.1, denoise=False)}
 CLASSES = {name: row.cls for name, row in methods.METHODS.items()} | methods.BASES
 OUTER = [*METHODS, "noisy"]
