@@ -5,7 +5,7 @@ step, and each step is paired with the plain `keras.Model` step of the same turn
 the median of the ratios, which does not move when the machine's speed drifts, and their quartiles.
 The first step, which traces and compiles, has a separate ratio: the median of `--firsts` pairs of
 fresh models. Set KERAS_BACKEND=jax for the other half. The methods are those of the package's
-table.
+table. With `--steps`, several steps are timed together, for what a method does once in a while.
 """
 
 import argparse
@@ -56,8 +56,8 @@ OTHERS = {  # For `--methods` and `--over`, by name only.
 }
 
 
-def contender(model_name, batch_size, around, options):
-    """Return a function that takes one step on the same random batch and returns its seconds."""
+def contender(model_name, batch_size, around, options, steps=1):
+    """Return a function that takes `steps` steps on one random batch: the seconds of each."""
     shape, _ = SETTINGS[model_name]
     keras.utils.set_random_seed(0)
     model = models.build(model_name, shape, 10)
@@ -80,8 +80,9 @@ def contender(model_name, batch_size, around, options):
 
     def step():
         start = time.perf_counter()
-        model.train_on_batch(x, y)
-        return time.perf_counter() - start
+        for _ in range(steps):
+            model.train_on_batch(x, y)
+        return (time.perf_counter() - start) / steps
 
     return step
 
@@ -116,6 +117,7 @@ def main():
     parser.add_argument("--over", default="plain", choices=known, help="what the ratios are over")
     parser.add_argument("--batch_size", type=int, help="default: that of each model")
     parser.add_argument("--pairs", type=int, default=60, help="pairs of steps for each method")
+    parser.add_argument("--steps", type=int, default=1, help="steps in each of a pair")
     parser.add_argument("--firsts", type=int, default=5, help="pairs of first steps, 0 for none")
     parser.add_argument("--seconds", type=float, default=120, help="time limit for each method")
     args = parser.parse_args()
@@ -131,8 +133,8 @@ def main():
             if args.firsts:
                 firsts, first = pairs(*(first_step(*of) for of in both), args.firsts)
                 firsts, first = ([f"{statistics.median(n):.2f}"] for n in (firsts, first))
-            plain, step = (contender(*of) for of in both)
-            for _ in range(3):
+            plain, step = (contender(*of, args.steps) for of in both)
+            for _ in range(3 if args.steps == 1 else 1):
                 plain(), step()
             ratios, baseline = pairs(plain, step, args.pairs, args.seconds)
             low, middle, high = statistics.quantiles(ratios, n=4)

@@ -33,6 +33,13 @@ class Asks:
         """
         return evaluate(weights)
 
+    def attach(self, model):
+        """Note the model that this optimizer is compiled into, if it has to know its layers.
+
+        Args:
+            model: A `keras.Model` with our train step, perhaps not built yet.
+        """
+
     def extras(self, weights):
         """Return tensors shaped as those that `gradients` hands on to `update`, a list.
 
@@ -69,6 +76,13 @@ def ask(optimizer, evaluate, weights, step):
 
 def _ask_one(method, evaluate, step, weights):
     return method.gradients(evaluate, weights, step)
+
+
+def batch_of(evaluate):
+    """Return the `Batch` that `evaluate`, as it is given to `gradients`, asks in the end."""
+    while isinstance(evaluate, functools.partial):
+        evaluate = evaluate.args[1]
+    return evaluate
 
 
 @contextlib.contextmanager

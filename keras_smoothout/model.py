@@ -57,6 +57,8 @@ class TrainStep(train_step.Repairs, Saving):
         """
         super().compile(*args, **kwargs)
         reach_through(self.optimizer)
+        for method in asking(self.optimizer) if self.optimizer is not None else ():
+            method.attach(self)
         if ghost_batch_size is not None:
             check_count("ghost_batch_size", ghost_batch_size)
             check_mean(self.loss)

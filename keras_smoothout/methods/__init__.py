@@ -15,6 +15,7 @@ from keras_smoothout.methods.friendly_sam import FriendlySAM
 from keras_smoothout.methods.gnp import GNP
 from keras_smoothout.methods.gsam import GSAM
 from keras_smoothout.methods.ivon import IVON
+from keras_smoothout.methods.kfac import KFAC
 from keras_smoothout.methods.lamb import LAMB
 from keras_smoothout.methods.lars import LARS
 from keras_smoothout.methods.look_sam import LookSAM
@@ -70,6 +71,12 @@ METHODS = {
     "friendlysam": Row(FriendlySAM, {"rho": 0.0}, "extras for update"),
     "looksam": Row(LookSAM, {"rho": 0.0, "interval": 1}, "extras for update"),
     "awp": Row(AWP, {"gamma": 0.0}, "two gradients"),
+    "kfac": Row(
+        KFAC,
+        {"exclude": ("kernel", "bias")},
+        "extras for update",
+        example={"damping": 0.1, "curvature_period": 2, "inverse_period": 3},
+    ),
     "lookahead": Row(Lookahead, {"slow_step_size": 1.0}, "state in update"),
     "swa": Row(SWA, {"ema_decay": 0.0}, "state in update"),
     "schedulefree": Row(ScheduleFree, {"memory": 0.0}, "own update"),

@@ -33,6 +33,8 @@ FLOORS = [
     "evaluation",
     "noise",
     "moving_statistics",
+    "kronecker",
+    "fisher",
     "around",
     "asks",
     "whole",

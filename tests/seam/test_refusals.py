@@ -45,6 +45,7 @@ MORE = {  # Arguments with a limit of their own, or with other values that are r
     "step_size": STRENGTHS,
     "scope": STRENGTHS,
     "coupling": STRENGTHS,
+    "damping": STRENGTHS,
     "langevin_steps": FROM_0,
     "automatic_after": FROM_0,
     "averaging": (*NUMBERS, 1.1),
@@ -71,6 +72,8 @@ MORE = {  # Arguments with a limit of their own, or with other values that are r
     "NoiseScaleBatches-seed": FROM_0,
     "NoiseScaleBatches-most": (*(c for c in COUNTS if c is not None), 1),
     "NoiseScaleBatches-batch_sizes": (8, "8", [8], {}, {1: 2}),
+    "KFAC-decay": (*NUMBERS, 1.0),
+    "norm_constraint": tuple(value for value in NUMBERS if value is not None),
     "GradientNoiseScale-decay": (*NUMBERS, 1.0),
     "sample-draw": FROM_0,
     "AWP-gamma": STRENGTHS,
@@ -386,17 +389,18 @@ def test_what_is_common_to_all_optimizers_is_the_inner_ones(row):
 
 
 KEEPING = {"lookahead", "swa", "schedulefree"}
-ASKING = "smoothout adasmoothout sam asam msam gnp gsam friendlysam looksam awp".split()
+ASKING = "smoothout adasmoothout sam asam msam gnp gsam friendlysam looksam awp kfac".split()
 TRANSFORMING = {"entropysgd", "rigl", *KEEPING}
 REFUSED = dict.fromkeys(ASKING, {"entropysgd"}) | {  # Outer method: what must not be inside.
     **dict.fromkeys(["schedulefree", "nudgedsgd", "fixedeffectiverate", "rigl"], TRANSFORMING),
     "lookahead": {"rigl"},
-    "entropysgd": {"entropysgd", "looksam", "ivon", "rigl"},
+    "entropysgd": {"entropysgd", "looksam", "kfac", "ivon", "rigl"},
     "dpsgd": {"entropysgd", "lookahead", "rigl"},
     "noisy": {"entropysgd", "lookahead", "rigl"},
 }
 NEVER = (  # In neither order.
     {"entropysgd", "looksam"},
+    {"entropysgd", "kfac"},
     {"entropysgd", "ivon"},
     {"entropysgd", "rigl"},
     {"lookahead", "rigl"},
@@ -409,7 +413,12 @@ OUTER = [*METHODS, "noisy"]
 
 def inside(name):
     """The optimizer of a row, to go inside of another."""
-    return METHODS[name](SGD(0.01)) if name in METHODS else BASES[name](0.01)
+    return around(name, SGD(0.01)) if name in METHODS else BASES[name](0.01)
+
+
+def around(name, inner):
+    """The method of a row; without K-FAC's layers, of which the quadratic problems have none."""
+    return (METHODS | NOISY)[name](*([inner, 0.0] if name == "kfac" else [inner]))
 
 
 @pytest.mark.parametrize("outer", OUTER)
@@ -443,7 +452,7 @@ def test_what_is_not_refused_trains(outer):
         else:
             model, batch = quadratic({"h": [1.0, 3.0], "w0": [2.0, -1.0]})
         (before,) = model.get_weights()
-        optimizer = (METHODS | NOISY)[outer](inside(inner))
+        optimizer = around(outer, inside(inner))
         both = (CLASSES.get(outer, ks.SmoothOut), CLASSES[inner])
         if copied and not all(getattr(cls, "per_copy", False) for cls in both):
             with pytest.raises(ValueError, match="`optimizer` must treat each copy alone"):
