@@ -1,0 +1,112 @@
+"""What the examples share: a claim and its band, the command line, the table and the picture.
+
+An example ends with `common.run(main, __doc__)`, where `main(quick)` returns a list of `Claim` and
+a Matplotlib figure.
+"""
+
+import argparse
+import math
+import pathlib
+import sys
+import time
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+FOLDER = pathlib.Path(__file__).parent
+FIGURES = FOLDER / "figures"  # What the gallery shows: docs/examples.md.
+QUICK = pathlib.Path("runs/examples")
+NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__main__", "common"))
+
+
+class Claim(NamedTuple):
+    """A number that was measured, and the band that it must be in.
+
+    Attributes:
+        name: What was measured, a few words.
+        measured: The number.
+        error: Its standard error; 0 if chance has no part in it.
+        low: Lower end of the band.
+        high: Upper end of the band.
+        theory: What the theory says, or `None` if it says no number.
+        quick: Whether the band also holds for a run with `--quick`. Defaults to `False`.
+    """
+
+    name: str
+    measured: float
+    error: float
+    low: float
+    high: float
+    theory: float | None = None
+    quick: bool = False
+
+    @property
+    def holds(self):
+        return self.low <= self.measured <= self.high
+
+
+def panels(columns, width=4.0, height=3.2, **options):
+    """Return a figure and its `columns` axes, side by side."""
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    return figure, figure.subplots(1, columns, **options)
+
+
+def number(value):
+    """Return four digits of a number; a dash for `None`."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def table(claims):
+    """Return the lines of a table: claim, theory, measured ± standard error, band."""
+    rows = [("claim", "theory", "measured", "band")]
+    for claim in claims:
+        error = f" ± {claim.error:.1g}" if claim.error else ""
+        band = f"[{number(claim.low)}, {number(claim.high)}]"
+        rows.append((claim.name, number(claim.theory), number(claim.measured) + error, band))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def check(claims, quick=False):
+    """Raise unless each claim is in its band; with `quick`, only those that promise it."""
+    if not claims:
+        raise ValueError("An example must have a claim. Received: none")
+    for claim in claims:
+        checked = claim.quick or not quick
+        if not math.isfinite(claim.measured) or checked and not claim.holds:
+            band = f"[{number(claim.low)}, {number(claim.high)}]"
+            received = f"{number(claim.measured)} ± {claim.error:.1g}"
+            raise ValueError(f"`{claim.name}` must be in {band}. Received: {received}")
+
+
+def run(main, doc, arguments=None):
+    """Run an example: print its claims, save `<name>.png` and `<name>.txt`, check the bands.
+
+    Args:
+        main: Function `quick -> (list of Claim, figure)`, defined in the example's file.
+        doc: The example's docstring.
+        arguments: Arguments of the command line. Defaults to `None`, those of the process.
+
+    Raises:
+        SystemExit: With code 1 and a sentence, if a claim leaves its band.
+    """
+    show = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=doc, formatter_class=show)
+    parser.add_argument("--quick", action="store_true", help="shrink it to a few seconds")
+    where = f"folder for the picture and the table; {FIGURES.name} next to the examples, or {QUICK}"
+    parser.add_argument("--out", type=pathlib.Path, help=where)
+    options = parser.parse_args(arguments)
+    name = pathlib.Path(main.__code__.co_filename).stem
+    started = time.perf_counter()
+    claims, figure = main(options.quick)
+    seconds = time.perf_counter() - started
+    lines = [*table(claims), f"{seconds:.0f} seconds"]
+    print(f"{name}: {doc.splitlines()[0]}", *lines, sep="\n")
+    out = options.out or (QUICK if options.quick else FIGURES)
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / f"{name}.png", dpi=90)
+    (out / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    try:
+        check(claims, options.quick)
+    except ValueError as error:
+        sys.exit(f"{name}: {error}")
