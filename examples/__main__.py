@@ -18,7 +18,8 @@ Each example is one file of 40 to 100 lines. `python -m examples.NAME` prints wh
 what its theory says, and what was measured here, with its standard error. It exits with code 1 if a
 number leaves its band. It draws the picture in under a minute on two cores; `--quick` shrinks it,
 and `--out=DIR` says where the picture goes. The bands were set after a look at what comes out: they
-notice when something breaks. `python -m examples` runs all of them and writes this page.
+notice when something breaks. `python -m examples` runs all of them and writes this page. They are
+checked on TensorFlow.
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 from examples import __main__ as gallery
 from examples import common
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*tight_layout:UserWarning")
+pytestmark = pytest.mark.tensorflow  # What an example shows is no matter of the backend.
 
 
 def example(name):

@@ -10,6 +10,8 @@ from examples import binary_perceptron as perceptron
 from examples import minimax_stability as minimax
 from keras_smoothout.landscape.sharpness import shallow_pac_bayes as shallow
 
+pytestmark = pytest.mark.tensorflow  # In float64, which JAX has to be told.
+
 
 @pytest.mark.parametrize(
     "learner, cls, game",
