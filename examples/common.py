@@ -11,7 +11,11 @@ import sys
 import time
 from typing import NamedTuple
 
+import keras
 from matplotlib.figure import Figure
+from PIL import Image
+
+import keras_smoothout as ks
 
 FOLDER = pathlib.Path(__file__).parent
 FIGURES = FOLDER / "figures"  # What the gallery shows: docs/examples.md.
@@ -43,6 +47,40 @@ class Claim(NamedTuple):
     @property
     def holds(self):
         return self.low <= self.measured <= self.high
+
+
+def near(name, estimate, theory, tolerance, quick=False):
+    """Return the claim that `estimate`, a value and its error, is near `theory`."""
+    value, error = map(float, estimate)
+    band = theory - tolerance, theory + tolerance
+    return Claim(name, value, error, *band, theory=float(theory), quick=quick)
+
+
+class LossOf(keras.layers.Layer):
+    """A layer whose weights have a loss that is a formula: `model = LossOf(f, w=start).model()`.
+
+    Args:
+        function: Loss of a batch and the weights, `function(x, w)`.
+        **starts: The array that each weight starts from, by its name.
+    """
+
+    def __init__(self, function, **starts):
+        dtype = str(next(iter(starts.values())).dtype)
+        super().__init__(dtype=dtype)
+        self.function = function
+        self.ws = [
+            self.add_weight(v.shape, keras.initializers.Constant(v), dtype, name=name)
+            for name, v in starts.items()
+        ]
+
+    def call(self, x):
+        self.add_loss(self.function(x, *self.ws))
+        return x
+
+    def model(self, features=1):
+        """Return the model, of the package's class, that is made of this layer."""
+        inputs = keras.Input((features,), dtype=self.compute_dtype)
+        return ks.Model(inputs, self(inputs))
 
 
 def panels(columns, width=4.0, height=3.2, **options):
@@ -79,6 +117,13 @@ def check(claims, quick=False):
             raise ValueError(f"`{claim.name}` must be in {band}. Received: {received}")
 
 
+def save(figure, path):
+    """Write a small PNG file: its colours are a palette."""
+    figure.savefig(path, dpi=110)
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def run(main, doc, arguments=None):
     """Run an example: print its claims, save `<name>.png` and `<name>.txt`, check the bands.
 
@@ -97,14 +142,14 @@ def run(main, doc, arguments=None):
     parser.add_argument("--out", type=pathlib.Path, help=where)
     options = parser.parse_args(arguments)
     name = pathlib.Path(main.__code__.co_filename).stem
-    started = time.perf_counter()
+    started = time.process_time()
     claims, figure = main(options.quick)
-    seconds = time.perf_counter() - started
-    lines = [*table(claims), f"{seconds:.0f} seconds"]
+    seconds = time.process_time() - started
+    lines = [*table(claims), f"{seconds:.0f} CPU seconds"]
     print(f"{name}: {doc.splitlines()[0]}", *lines, sep="\n")
     out = options.out or (QUICK if options.quick else FIGURES)
     out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / f"{name}.png", dpi=90)
+    save(figure, out / f"{name}.png")
     (out / f"{name}.txt").write_text("\n".join(lines) + "\n")
     try:
         check(claims, options.quick)

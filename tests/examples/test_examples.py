@@ -65,10 +65,10 @@ GOOD = common.Claim("within", 1.0, 0.1, 0.5, 1.5, theory=1.1)
 BAD = common.Claim("outside", 2.0, 0.1, 0.5, 1.5)
 
 
-@pytest.mark.parametrize(
-    "bad", [BAD, BAD._replace(measured=0.4), BAD._replace(measured=math.nan)], ids=str
-)
-def test_a_claim_outside_its_band_fails(bad, tmp_path, capsys):
+@pytest.mark.parametrize("measured", [2.0, 0.4, math.nan])
+def test_a_claim_outside_its_band_fails(measured, tmp_path, capsys):
+    bad = BAD._replace(measured=measured)
+
     def main(quick):
         return [GOOD, bad], common.panels(1)[0]
 
