@@ -23,11 +23,11 @@ def network(widths=(64, 64), seed=0, inputs=64, outputs=10):
     return ks.wrap(keras.Sequential([keras.Input((inputs,)), *layers, keras.layers.Dense(outputs)]))
 
 
-def trained(model, x, y, optimizer, batch_size, updates, seed=0, callbacks=()):
-    """Train a model for a number of updates, and return it."""
+def trained(model, x, y, optimizer, batch_size, updates, seed=0, callbacks=(), epochs=1):
+    """Train a model for `epochs` times `updates` updates, and return it."""
     model.compile(optimizer, LOSS)
     data = ks.Epochs(x, y, batch_size, seed)
-    options = {"shuffle": False, "verbose": 0, "callbacks": list(callbacks)}
+    options = {"epochs": epochs, "shuffle": False, "verbose": 0, "callbacks": list(callbacks)}
     model.fit(data, steps_per_epoch=updates, **options)
     return model
 
