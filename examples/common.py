@@ -12,6 +12,7 @@ import time
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -57,7 +58,7 @@ def near(name, estimate, theory, tolerance, quick=False):
 
 
 class LossOf(keras.layers.Layer):
-    """A layer whose weights have a loss that is a formula: `model = LossOf(f, w=start).model()`.
+    """A layer whose weights have a loss that is a formula.
 
     Args:
         function: Loss of a batch and the weights, `function(x, w)`.
@@ -77,10 +78,24 @@ class LossOf(keras.layers.Layer):
         self.add_loss(self.function(x, *self.ws))
         return x
 
-    def model(self, features=1):
+    def model(self):
         """Return the model, of the package's class, that is made of this layer."""
-        inputs = keras.Input((features,), dtype=self.compute_dtype)
+        inputs = keras.Input((1,), dtype=self.compute_dtype)
         return ks.Model(inputs, self(inputs))
+
+    def trained(self, optimizer, steps, every=1):
+        """Return the weights before each `every` of the `steps`, and at the end: (times, ...) each.
+
+        It is compiled by XLA: without it, TensorFlow 2.21 may move one weight before it takes the
+        gradient of the next, where they multiply each other.
+        """
+        model, way = self.model(), []
+        model.compile(optimizer, steps_per_execution=every, jit_compile=True)
+        note = keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda *_, **__: way.append(model.get_weights())
+        )
+        model.fit(np.zeros((steps, 1)), batch_size=1, callbacks=[note], verbose=0)
+        return [np.array(w) for w in zip(*way, model.get_weights(), strict=True)]
 
 
 def panels(columns, width=4.0, height=3.2, **options):

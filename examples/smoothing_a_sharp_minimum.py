@@ -47,13 +47,9 @@ def smoothed(w, radius):
 
 def descended(starts, radius, steps):
     """Where each run is after every fiftieth of `steps`: (51, runs, dimensions)."""
-    model = common.LossOf(loss, w=starts.astype("float32")).model()
     optimizer = ks.SmoothOut(keras.optimizers.SGD(0.005), radius, seed=1)
-    model.compile(optimizer, steps_per_execution=steps // 50)
-    way, x = [], np.zeros((steps // 50, 1))
-    note = keras.callbacks.LambdaCallback(lambda *_: way.append(model.get_weights()[0]))
-    model.fit(x, batch_size=1, epochs=50, callbacks=[note], verbose=0)
-    return np.array([*way, model.get_weights()[0]])
+    layer = common.LossOf(loss, w=starts.astype("float32"))
+    return layer.trained(optimizer, steps, every=steps // 50)[0]
 
 
 def main(quick):
