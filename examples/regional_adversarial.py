@@ -2,15 +2,15 @@
 
     python -m examples.regional_adversarial
 
-Standard adversarial training fits the end of a projected gradient ascent (PGD) in the box of radius
-epsilon around an image. Regional adversarial training (RAT) fits points on the way, x_0, ..., x_k:
-it draws a piece j and u uniform in [0, 1), and softens the label by how far the point has come,
+Adversarial training fits the end of a projected gradient ascent (PGD) in a box of radius epsilon
+around an image. Regional adversarial training (RAT) fits points on the way, x_0, ..., x_k: it draws
+a piece j and u uniform in [0, 1), and softens the label by how far the point has come,
 
     x~ = x_j + u (x_{j+1} - x_j),    label (1 - s) y + s / classes,  s = smooth ||x~ - x|| / epsilon
 
 with the largest change of a pixel as the norm. This is our reading of the abstract, which is all we
-had. It claims networks that are more robust than those of standard adversarial training. No theory
-gives a number.
+had. It claims more robust networks than those of standard training on PGD. Read like this, it does
+not hold on digits: RAT errs less on clean images, and more at the radius that both trained for.
 
 Reference: *Regional Adversarial Training for Better Robust Generalization*, 2021 (its abstract);
     PGD as in Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, 2018.
@@ -29,7 +29,7 @@ from keras_smoothout.landscape.style import STYLES, tidy
 
 EPSILON, PIECES, SMOOTH, BATCH = 0.4, 4, 0.3, 128  # A pixel has deviation 1.
 RADII = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6)  # Of attacks.
-BANDS = {"clean": ((0, 1), (0, 1)), "PGD": ((0, 1), (0, 1)), "RAT": ((0, 1), (0, 1))}
+BANDS = {"clean": (0.03, 0.75, 1), "PGD": (0.03, 0.15, 0.28), "RAT": (0.02, 0.2, 0.36)}
 LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
 
 
@@ -57,40 +57,47 @@ class Adversarial(ks.Model):
         return LOSS((1 - soft) * y + soft / 10, self(between, training=training))
 
 
-def measured(kind, seed, updates, data, test):
-    """Test error of a network that is trained in some way, for attacks of each of `RADII`."""
+def network(seed):
     keras.utils.set_random_seed(seed)
     h = inputs = keras.Input((8, 8, 1))
-    for filters in (16, 32):
-        h = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(h)
-    h = keras.layers.Flatten()(keras.layers.MaxPooling2D()(h))
-    model = Adversarial(inputs, keras.layers.Dense(10)(h))
-    model.kind, model.seeds = kind, keras.random.SeedGenerator(seed)
+    for filters, stride in ((16, 1), (32, 2)):
+        h = keras.layers.Conv2D(filters, 3, stride, "same", activation="relu")(h)
+    model = Adversarial(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(h)))
+    model.seeds = keras.random.SeedGenerator(seed)
+    return model
+
+
+def errors_of(kind, model, attack, seeds, updates, data, test):
+    """Test errors (seeds, radii) of the model under attack, after it was trained in some way."""
+    model.kind, found = kind, []
     model.compile(keras.optimizers.SGD(digits.cosine(0.1, updates), momentum=0.9))
-    batches = ks.Epochs(*data, BATCH, seed)
-    model.fit(batches, steps_per_epoch=updates, shuffle=False, verbose=0)
-    attack = backend.compiled(lambda x, y, radius: model(attacked(model, x, y, radius, 8)[-1]))
-    found = [ops.convert_to_numpy(attack(*test, np.float32(radius))) for radius in RADII]
-    return [np.mean(outputs.argmax(1) != test[1].argmax(1)) for outputs in found]
+    for seed in range(seeds):
+        model.set_weights(network(seed).get_weights())
+        for variable in model.optimizer.variables:
+            variable.assign(ops.zeros_like(variable))
+        batches = ks.Epochs(*data, BATCH, seed)
+        model.fit(batches, steps_per_epoch=updates, shuffle=False, verbose=0)
+        outputs = [ops.convert_to_numpy(attack(*test, np.float32(radius))) for radius in RADII]
+        found.append([np.mean(o.argmax(1) != test[1].argmax(1)) for o in outputs])
+    return np.array(found)
 
 
 def main(quick):
-    seeds, updates = (2, 10) if quick else (3, 300)
-    splits = digits.arrays(), digits.arrays("test")
-    data = [(x.reshape(-1, 8, 8, 1), np.eye(10, dtype="float32")[y]) for x, y in splits]
-    found, claims, radii = {}, [], [0, RADII.index(EPSILON)]
-    for kind, bands in BANDS.items():
-        found[kind] = np.array([measured(kind, seed, updates, *data) for seed in range(seeds)])
-        for i, name, band in zip(radii, ("clean", "attacked"), bands, strict=True):
-            estimate = mean(found[kind][:, i])
-            claims.append(common.Claim(f"trained on {kind}: {name} error", *estimate, *band))
-    gain = mean((found["PGD"] - found["RAT"])[:, radii[1]])
-    claims.append(common.Claim("attacked: error of PGD less RAT", *gain, -0.1, 0.1))
+    options, kinds = ((2, 8), list(BANDS)[1:]) if quick else ((3, 300), list(BANDS))
+    splits, model = (digits.arrays(), digits.arrays("test")), network(0)
+    splits = [(x.reshape(-1, 8, 8, 1), np.eye(10, dtype="float32")[y]) for x, y in splits]
+    attack = backend.compiled(lambda x, y, radius: model(attacked(model, x, y, radius, 6)[-1]))
+    found = {kind: errors_of(kind, model, attack, *options, *splits) for kind in kinds}
+    hit = {kind: errors[:, RADII.index(EPSILON)] for kind, errors in found.items()}
+    claims = [common.Claim("attacked: PGD less RAT", *mean(hit["PGD"] - hit["RAT"]), -0.12, 0)]
+    for kind, errors in found.items():
+        most, *band = BANDS[kind]
+        claims.append(common.Claim(f"{kind}: test error", *mean(errors[:, 0]), 0, most))
+        claims.append(common.Claim(f"{kind}: error under attack", *mean(hit[kind]), *band))
     figure, axis = common.panels(1, 5.5)
     for (kind, errors), style in zip(found.items(), STYLES, strict=False):
-        error = 100 * errors.std(0, ddof=1) / seeds**0.5
-        axis.errorbar(RADII, 100 * errors.mean(0), error, capsize=3, **style, label=kind)
-    axis.axvline(EPSILON, color="0.6", linewidth=1, linestyle=":")
+        points = np.transpose([mean(100 * at) for at in errors.T])
+        axis.errorbar(RADII, *points, capsize=3, **style, label=kind)
     tidy(axis, xlabel="radius of the attack (deviations of a pixel)", ylabel="test error (%)")
     axis.legend(frameon=False, title="trained on")
     return claims, figure
