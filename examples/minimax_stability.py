@@ -49,9 +49,11 @@ class ProximalPoint(GDA):
 
 
 class GDmax(GDA):
+    CLIMBS = 10
+
     def gradients(self, evaluate, weights, step):
         place, rate = weights, ops.cast(self.learning_rate, weights[0].dtype)
-        for _ in range(10):
+        for _ in range(self.CLIMBS):
             place = self.moved(place, evaluate(place).grads, who=[-1])
         found = evaluate(place)
         to_place = [(p - w) / rate for p, w in zip(place, weights, strict=True)]

@@ -43,6 +43,7 @@ from keras_smoothout.landscape.sharpness.pac_bayes import (
     pac_bayes_bound,
     pac_bayes_sigma,
 )
+from keras_smoothout.landscape.sharpness.shallow_pac_bayes import ShallowBound, shallow_bound
 from keras_smoothout.landscape.sharpness.worst_case import keskar_sharpness, sam_sharpness
 from keras_smoothout.landscape.surface.results import Line, Plane, Profile, load, save
 from keras_smoothout.landscape.surface.slices import interpolate, line, plane, plane_through
@@ -64,6 +65,7 @@ __all__ = [
     "Path",
     "Plane",
     "Profile",
+    "ShallowBound",
     "TrackSharpestDirections",
     "TrackSharpness",
     "Units",
@@ -103,6 +105,7 @@ __all__ = [
     "random_direction",
     "sam_sharpness",
     "save",
+    "shallow_bound",
     "straight",
     "summary",
     "table",
