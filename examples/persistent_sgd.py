@@ -12,8 +12,7 @@ times it is a temperature. Another is E[w . g] = E ||dw||^2 / (2 rate), fluctuat
 
     E ||dw||^2 = (1 - q)^2 variance + s^2 - 2 (1 - q) s^2 c / (1 - q c)
 
-Both agree for batches without a memory. With one, the second falls while the first rises: noise
-that lasts moves the weights far, in small steps. On digits with wrong labels replicas part, too.
+Both agree for batches without a memory. With one, the second falls while the first rises.
 
 Reference: Mignacco and Urbani, *The effective noise of stochastic gradient descent*, 2021,
     arXiv:2112.10852; Yaida, ICLR 2019, arXiv:1810.00004. The law of the variance is derived here.
@@ -42,8 +41,8 @@ def replicas(build, loss, data, time, epochs, steps, seeds=(1, 2)):
         batches = ks.PersistentBatches(*data, SHARE, time, seed)
         options = {"epochs": epochs, "steps_per_epoch": steps, "callbacks": [callback]}
         model.fit(batches, shuffle=False, verbose=0, **options)
-        rows = [(row["fluctuation"], row["dissipation"]) for row in callback.found[epochs // 2 :]]
-        sides.append(np.mean(rows, 0))
+        late = callback.found[epochs // 2 :]
+        sides += [(row["fluctuation"], row["dissipation"]) for row in late]
         models.append(model)
     distances = [ks.replica_distance(*pair) for pair in itertools.combinations(models, 2)]
     return np.array(distances), np.mean(sides, 0)
@@ -68,12 +67,9 @@ def halved(y, outputs):
 
 def main(quick):
     times, epochs, steps = ((10, 50), 4, 25) if quick else ((10, 30, 100, 300), 16, 60)
-    data = np.ones((EXAMPLES, 1)), np.random.default_rng(0).normal(size=(EXAMPLES, WEIGHTS))
-    claims, rows, several = (
-        [],
-        [],
-        (2 / WEIGHTS) ** 0.5,
-    )  # Relative standard error of a mean of squares.
+    y = np.random.default_rng(0).normal(size=(EXAMPLES, WEIGHTS))
+    data, claims, rows = (np.ones((EXAMPLES, 1)), y), [], []
+    several = (2 / WEIGHTS) ** 0.5  # Relative standard error of a mean of squares.
     for time in times:
         distances, (left, right) = replicas(quadratic, halved, data, time, epochs, steps)
         rows.append((distances[0] / WEIGHTS, right / WEIGHTS))

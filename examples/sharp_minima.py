@@ -8,10 +8,10 @@ the data. Keskar's sharpness is the largest rise of the loss in a box around the
     phi = 100 (max_z loss(w + z) - loss(w)) / (1 + loss(w)),    |z_i| <= epsilon (|w_i| + 1)
 
 The paper finds phi of the large batch several times that of the small one, and a line between the
-two on which the large batch sits in the narrower valley. Theory names no factor. We find phi 2
-times, and the largest eigenvalue of the Hessian 1.8 times as large. The paper's other claim, that
-the sharper minimum is worse on test data, does not show here: the test errors differ by less than
-their standard error. Digits are too easy, and both trainings have equal updates, not epochs.
+two on which the large batch sits in the narrower valley. Theory names no factor. We find phi more
+than twice, and the largest eigenvalue of the Hessian 1.9 times as large. The paper's other claim,
+that the sharper minimum is worse on test data, does not show here: the test errors differ by less
+than their standard error. Digits are too easy, and both have equal updates, not epochs.
 
 Reference: Keskar et al., *On Large-Batch Training for Deep Learning: Generalization Gap and Sharp
     Minima*, ICLR 2017, arXiv:1609.04836, Section 2.2.
