@@ -29,7 +29,7 @@ from keras_smoothout.landscape.style import COLORS, tidy
 
 EPS, SIGMA, EXAMPLES = 0.2, 0.5, 100
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-TICKS, RATE = range(len(PENALTIES)), 0.02
+RATE = 0.02
 BANDS = {20: ((0.95, 1.1), (3, 4.5)), 300: ((2.2, 3), (2, 2.8))}  # No penalty, and too much of it.
 
 
@@ -69,22 +69,24 @@ def trained(x, y, penalty, steps, start=None, rate=RATE, eps=EPS):
 
 def main(quick):
     steps, runs, fresh = (20, 2, 500) if quick else (1000, 10, 10_000)
+    penalties = PENALTIES[::3] if quick else PENALTIES
+    ticks = range(len(penalties))
     figure, axes = common.panels(2)
     claims, rng = [], np.random.default_rng(0)
     for axis, d in zip(axes, (20, 300), strict=True):
         truth, shape = np.where(np.arange(d) < 10, 0.5, 0.0), (runs, EXAMPLES, d)
         x = rng.normal(size=shape).astype("float32")
         y = (x @ truth + SIGMA * rng.normal(size=shape[:2])).astype("float32")
-        found = [trained(x, y, penalty, steps) for penalty in PENALTIES]
+        found = [trained(x, y, penalty, steps) for penalty in penalties]
         risks = np.array([population(theta, truth) for theta in found])
         fits = [adversarial(np.einsum("rnd,rd->rn", x, w) - y, w) for w in found]
         best = min(population(c * truth, truth) for c in np.linspace(0, 1, 101))
         both = {"population": risks, "train": np.array(fits)}
         for (name, values), color in zip(both.items(), COLORS, strict=False):
             error = values.std(1) / runs**0.5
-            axis.errorbar(TICKS, values.mean(1), error, fmt="o-", color=color, label=name)
+            axis.errorbar(ticks, values.mean(1), error, fmt="o-", color=color, label=name)
         axis.axhline(best, color="k", linestyle=":", label="best multiple of the truth")
-        axis.set_xticks(TICKS, PENALTIES)
+        axis.set_xticks(ticks, penalties)
         tidy(axis, title=f"{d} dimensions, {EXAMPLES} examples", xlabel="L1 penalty")
         none, much = BANDS[d]
         lowest, name = risks[risks.mean(1).argmin()], f"{d} dimensions:"

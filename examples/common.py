@@ -157,6 +157,7 @@ def run(main, doc, arguments=None):
     parser.add_argument("--out", type=pathlib.Path, help=where)
     options = parser.parse_args(arguments)
     name = pathlib.Path(main.__code__.co_filename).stem
+    keras.utils.set_random_seed(0)
     started = time.process_time()
     claims, figure = main(options.quick)
     seconds = time.process_time() - started

@@ -117,7 +117,7 @@ def main(quick):
         claims.append(common.near(name, (apart[-1], 0), by_theory[-1], tolerance, True))
         axes[0].semilogy(apart, color=color, label=cls.__name__)
         axes[0].semilogy(by_theory, "k:")
-    for cls, color in zip((ProximalPoint, GDA, GDmax), COLORS, strict=False):
+    for cls, color in list(zip((ProximalPoint, GDA, GDmax), COLORS, strict=False))[quick:]:
         apart, gap = gans[cls] = gan(cls, steps // 2, runs)
         axes[1].plot(apart.mean(1), color=color, label=cls.__name__)
     ratio, worse = gans[GDmax][0][-1] / gans[GDA][0][-1], gans[GDmax][1] > gans[GDA][1]

@@ -41,7 +41,10 @@ def test_runs_when_shrunk(name):
 @pytest.mark.parametrize("name", common.NAMES)
 def test_claims_hold(name, tmp_path):
     module = example(name)
-    common.run(module.main, module.__doc__, [f"--out={tmp_path}"])
+    try:
+        common.run(module.main, module.__doc__, [f"--out={tmp_path}"])
+    except FileNotFoundError as error:
+        pytest.skip(f"A data set is not prepared: {error}")
     assert {p.name for p in tmp_path.iterdir()} == {f"{name}.png", f"{name}.txt"}
 
 
