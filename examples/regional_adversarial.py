@@ -74,7 +74,7 @@ def errors_of(kind, model, attack, seeds, updates, data, test):
     for seed in range(seeds):
         model.set_weights(network(seed).get_weights())
         for variable in model.optimizer.variables:
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(0 * ops.convert_to_tensor(variable))
         batches = ks.Epochs(*data, BATCH, seed)
         model.fit(batches, steps_per_epoch=updates, shuffle=False, verbose=0)
         outputs = [ops.convert_to_numpy(attack(*test, np.float32(radius))) for radius in RADII]
