@@ -1,0 +1,1 @@
+"""What several examples train, and train on."""
