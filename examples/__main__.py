@@ -28,9 +28,11 @@ def page():
     parts = [HEAD]
     for name in common.NAMES:
         path = common.FOLDER / f"{name}.py"
-        first = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+        said = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
         numbers = (common.FIGURES / f"{name}.txt").read_text()
-        parts.append(f"## [{name}](../examples/{path.name})\n\n{first}\n")
+        parts.append(
+            f"## {name.replace('_', ' ')}\n\n{said} [The file](../examples/{path.name}).\n"
+        )
         parts.append(f"```text\n{numbers}```\n")
         parts.append(f"![{name}](../examples/{common.FIGURES.name}/{name}.png)\n")
     return "\n".join(parts)

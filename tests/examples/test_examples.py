@@ -29,6 +29,7 @@ def _policy():
     assert (keras.config.floatx(), keras.config.dtype_policy().name) == before
 
 
+@pytest.mark.slow  # Five seconds each, mostly to compile.
 @pytest.mark.parametrize("name", common.NAMES)
 def test_runs_when_shrunk(name):
     claims, figure = example(name).main(quick=True)

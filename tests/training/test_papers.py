@@ -26,7 +26,7 @@ def docstrings(folder):
                 yield path.name, ast.get_docstring(node) or ""
 
 
-@pytest.mark.parametrize("folder", ["keras_smoothout", "models"])
+@pytest.mark.parametrize("folder", ["keras_smoothout", "models", "examples"])
 def test_every_paper_that_a_docstring_cites_is_in_the_table(folder):
     cited = {(place, n) for place, text in docstrings(folder) for n in re.findall(NUMBER, text)}
     assert len(cited) > (50 if folder == "keras_smoothout" else 3)
@@ -52,8 +52,10 @@ def test_every_name_in_the_table_exists():
     assert len(names) > 60
     for name in sorted(names):
         functools.reduce(getattr, name.split("."), keras_smoothout)
-    for path in re.findall(r"`(models/\w+\.py)`", PAGE):
+    for path in re.findall(r"`((?:models|examples)/\w+\.py)`", PAGE):
         assert (ROOT / path).exists(), path
+    for path in (ROOT / "examples").glob("[a-z]*.py"):
+        assert f"`examples/{path.name}`" in PAGE or path.stem == "common", path
 
 
 def test_every_method_is_in_the_table():
