@@ -40,6 +40,7 @@ OWN = {
     "assign",
     "assign_add",
     "assign_sub",
+    "attach",
     "build",
     "built",
     "check_asked",

@@ -137,6 +137,13 @@ def gaussian():
     return model
 
 
+def shallow():
+    """A net of one hidden layer, its start, and data."""
+    layers = [keras.layers.Dense(2, use_bias=False) for _ in range(2)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    return model, model.get_weights(), np.eye(2), np.arange(2)
+
+
 def ends():
     """Two other points, and the first one's straight path."""
     return [np.zeros((2, 2))], [np.eye(2)]
@@ -270,6 +277,12 @@ CALLS = [
         landscape.pac_bayes_bound,
         {"confidence": 0.9, "draws": 2},
         lambda: (objective(), objective().weights),
+    ),
+    Call(
+        landscape.shallow_bound,
+        {"beta": 1.0, "activation": "erf", "hidden_sigma": 0.1, "passes": 1}
+        | {"confidence": 0.9, "seed": 3},
+        lambda: shallow(),
     ),
     Call(landscape.kl_inverse, {"q": 0.1, "c": 0.1}),
     Call(landscape.measures, {"names": ("loss",)}, lambda: (objective(),)),

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_smoothout.checks import check_choice, check_count, check_number
+from keras_smoothout.checks import check_choice, check_count, check_integer, check_number
+from keras_smoothout.landscape.sharpness.local_entropy import TINY
 from keras_smoothout.landscape.sharpness.pac_bayes import kl_inverse
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2)  # Standard deviations of the last layer that are tried.
@@ -102,8 +103,10 @@ def shallow_bound(
         2022 (after the authors' code).
     """
     check_choice("activation", activation, ("erf", "gelu"))
-    check_number("beta", beta)
+    check_number("beta", beta, least=TINY)
+    check_number("hidden_sigma", hidden_sigma)
     check_count("passes", passes)
+    check_integer("seed", seed)
     check_number("confidence", confidence, most=math.nextafter(1.0, 0.0))
     shapes = [tuple(w.shape) for w in model.weights]
     fits = len(shapes) == 2 and all(len(s) == 2 for s in shapes) and shapes[0][1] == shapes[1][0]
