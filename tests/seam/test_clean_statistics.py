@@ -107,6 +107,7 @@ def test_every_method_that_asks_elsewhere_has_them(name):
         close(moving(model), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [0.99, 0.3, 0.0])
 def test_the_momentum_of_the_layer_is_an_upper_bound(own):
     model = standard_net()
@@ -184,6 +185,7 @@ def test_a_model_is_about_as_good_as_with_re_estimated_statistics(radius, ghosts
     assert as_trained > re_estimated - 1.5  # 12 of 773 examples.
 
 
+@pytest.mark.slow
 def test_perturbed_statistics_lose_points():
     as_trained, re_estimated = accuracies("perturbed", 1.2, None)
     assert as_trained < re_estimated - 5

@@ -25,6 +25,7 @@ def references(method, eager):
     return [*found, weakref.ref(model)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "eager"), ROWS)
 def test_optimizers_and_models_are_let_go(method, eager):
     found = references(method, eager)
