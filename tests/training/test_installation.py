@@ -101,7 +101,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     always = {re.split(r"[><=\[]", name)[0] for name, rest in requirements if "extra" not in rest}
     assert always == {"keras", "numpy"}
     extras = set(re.findall(r"^Provides-Extra: (\S+)$", text, re.MULTILINE))
-    assert extras == {"tensorflow", "jax", "landscape", "train", "test"}
+    assert extras == {"tensorflow", "jax", "landscape", "train", "docs", "test"}
     for word in ("Keywords: ", "Apache-2.0", "Python :: 3.11", "Description-Content-Type: "):
         assert word in text
 
