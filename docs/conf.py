@@ -20,7 +20,6 @@ copyright = "the authors of keras_smoothout"
 version = release = ks.__version__
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**", "benchmarks/*.md", "examples/*.md"]
-exclude_patterns = ["docs/conf.py"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 myst_heading_anchors = 4
 default_role = "code"  # Single backquotes in docstrings.

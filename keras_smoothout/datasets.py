@@ -145,7 +145,7 @@ def open_digits(split, image_size):
 
 def prepared(dataset, data_dir, download, image_size):
     """The builder of a classification set, its feature of images, and that of labels."""
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets as tfds  # A reader of files, on both backends.
     from google.protobuf.json_format import ParseError
 
     try:
