@@ -53,6 +53,15 @@ def shared():
     )
 
 
+def method(row):
+    """The row of a method; bad is one that needs several copies of the model."""
+
+    def make():
+        return row.cls(keras.optimizers.SGD(0.01))
+
+    return ("copies", make) if row.copies else make
+
+
 # The tables: name -> what it makes. A pair (word, what) is bad, and its refusal must hold the word.
 DATA = {
     "arrays": lambda: ((X, Y), {"batch_size": BATCH}),
@@ -87,10 +96,7 @@ MODELS = {
     "own": OwnWithStep,
 }
 METHODS = {
-    **{
-        name: lambda c=row.cls: c(keras.optimizers.SGD(0.01))
-        for name, row in methods.METHODS.items()
-    },
+    **{name: method(row) for name, row in methods.METHODS.items()},
     **{name: lambda c=cls: c(0.01) for name, cls in methods.BASES.items()},
     "sgd": lambda: "sgd",
     "adam": lambda: keras.optimizers.Adam(0.01, use_ema=True),

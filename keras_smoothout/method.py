@@ -208,8 +208,8 @@ def included(variables, exclude):
 
 
 def check_copies(method, variables):
-    """Raise unless `variables` are those of several copies of a model."""
-    if copies_of(variables) is None:
+    """Raise unless `variables` are those of several copies of a model, or none."""
+    if variables and copies_of(variables) is None:
         raise ValueError(
             f"`{type(method).__name__}` is for several copies of the weights: compile it into "
             "`keras_smoothout.Copies(model, copies=...)`. Received: variables without an axis of "

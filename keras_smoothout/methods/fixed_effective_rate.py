@@ -95,7 +95,8 @@ class FixedEffectiveRate(Method):
     def build(self, variables):
         super().build(variables)
         parts = [{v.path, *v.path.split("/")} for v in self.trainable_variables]
-        if unknown := sorted(set(self.weights).difference(*parts)):
+        unknown = sorted(set(self.weights).difference(*parts))
+        if parts and unknown:
             raise ValueError(
                 "`weights` must name weights of the model, by paths or parts of them. Received: "
                 f"{unknown}, which is in none of {[v.path for v in self.trainable_variables]}"

@@ -136,7 +136,8 @@ class IVON(Asks, keras.optimizers.Optimizer):
         return noise.normal(like, self.seed, len(key), *parts)
 
     def apply(self, grads, trainable_variables=None):
-        self.check_asked()
+        if grads:  # Or all layers are frozen.
+            self.check_asked()
         super().apply(grads, trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):

@@ -141,7 +141,7 @@ class KFAC(Method):
             self.check_asked()
         positions = {id(variables[i]): i for i in included(variables, self.exclude)}
         vars(self)["blocks"] = blocks_of(self.known_model(), positions)
-        if not self.blocks and not self.exclude:
+        if variables and not self.blocks and not self.exclude:
             raise ValueError(
                 "`KFAC` needs a layer that it can precondition: Dense, EinsumDense that multiplies "
                 "by a matrix, or a convolution, of Keras' own classes, with a kernel that is "

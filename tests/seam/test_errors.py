@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 from keras.optimizers import SGD
+from support.contract import BASES, METHODS, optimizer_of
 from support.nets import LOSS, assert_equal
 
 import keras_smoothout as ks
@@ -121,10 +122,11 @@ def test_layers_frozen_after_compile():
 
 
 @pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
-def test_all_layers_frozen():
+@pytest.mark.parametrize("name", [*METHODS, *BASES])
+def test_all_layers_frozen(name):
     model = small(ks.Model)
     model.trainable = False
-    model.compile(ks.SmoothOut("sgd"), "mse")
+    model.compile(optimizer_of(name), "mse", run_eagerly=True)
     before = model.get_weights()
     step(model)
     assert_equal(model.get_weights(), before)

@@ -25,6 +25,8 @@ def directed(cls):
     def build(self, variables):
         cls.build(self, variables)
         shapes = [v.shape for v in self.trainable_variables]
+        if not shapes:  # All layers are frozen.
+            return
         ends = np.cumsum([np.prod(s, dtype=int) for s in shapes])
         drawn = np.random.default_rng(0).normal(size=(ends[-1], self.directions))
         self.set_directions(
