@@ -4,6 +4,8 @@ Each entry says why it is needed, in which version it was last seen, and until w
 of the package uses a private name of Keras; `tests/seam/test_imports.py` keeps it so.
 """
 
+import contextlib
+
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state
@@ -140,6 +142,33 @@ def build_by(model, batch):
     model._symbolic_build(data_batch=batch)
 
 
+@contextlib.contextmanager
+def unreduced(optimizer):
+    """Have `optimizer` apply gradients that are no replica's share, on TensorFlow.
+
+    Why: it would still sum them over the one replica, and TensorFlow keeps the graph of every step
+    whose tensors were ever reduced in memory, for the gradient of the reduction.
+    Seen: 3.15.1 on TensorFlow 2.21. Until: either lets go of the graph.
+    """
+    vars(optimizer)["_all_reduce_sum_gradients"] = list
+    try:
+        yield
+    finally:
+        del vars(optimizer)["_all_reduce_sum_gradients"]
+
+
+def shapes_of(iterator):
+    """What tells the shapes and types of a batch of an `iterator` over epochs, on TensorFlow.
+
+    Why: a batch of a generator that is read is lost.
+    Seen: 3.15.1. Until: the data adapter says so under a public name.
+    """
+    return keras.tree.map_structure(  # An optional input that is not there has no type.
+        lambda spec: spec if hasattr(spec, "dtype") else None,
+        iterator._distributed_dataset.element_spec,
+    )
+
+
 def under_strategy(model):
     """Whether `model` was made in the scope of a `tf.distribute` strategy.
 
@@ -192,13 +221,16 @@ def writes_hdf5():
 default_config = python_utils.default
 
 
-class LocalBatch:
-    """Mixin: `fit` learns the shapes of a batch from this worker's part of it.
+class KnownBatch:
+    """Mixin: `fit` learns the shapes of a batch from this worker's part, or from what data say.
 
     Why: with `MultiWorkerMirroredStrategy` Keras averages a batch over workers to learn its shapes,
-    which fails (keras-team/keras#20585).
-    Seen: 3.15.1. Until: that issue is closed.
+    which fails (keras-team/keras#20585). Without a strategy it builds while the first step is
+    traced; TensorFlow throws that trace away and traces again.
+    Seen: 3.15.1. Until: that issue is closed, and `fit` builds before it traces.
     """
+
+    _builds_first = False  # Whether to build before a step is traced.
 
     @property
     def _many_workers(self):
@@ -210,6 +242,8 @@ class LocalBatch:
             local = self.distribute_strategy.experimental_local_results
             data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
             iterator = None
+        elif self._builds_first and iterator is not None and not under_strategy(self):
+            build_by(self, shapes_of(iterator))
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
 

@@ -82,9 +82,11 @@ class TrainStep(train_step.Repairs, Saving):
                 in a NaN loss, at which `keras.callbacks.TerminateOnNaN` stops.)
         """
         examine("fit", self, x, y, batch_size, *args, **kwargs)
+        self._builds_first = self._asks
         try:
             return super().fit(x, y, batch_size, *args, **kwargs)
         finally:
+            self._builds_first = False
             if self._watcher is not None:
                 self.watch(None)
 

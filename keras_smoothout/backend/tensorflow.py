@@ -1,7 +1,6 @@
 """TensorFlow: gradient tape, loops and replicas."""
 
 import functools
-import weakref
 
 import keras
 import tensorflow as tf
@@ -118,17 +117,20 @@ def fused(function):
     """Compile `function` with XLA, once for each set of shapes, in graph mode and in eager mode.
 
     A graph gets a function of its own, which its calls share: one that is traced in another graph
-    would hold what is gone after a reset of TensorFlow's context.
+    would hold what is gone after a reset of TensorFlow's context. The graph keeps it, which it
+    refers to, so that both go together.
     """
     compile_it = functools.partial(tf.function, function, autograph=False, jit_compile=True)
-    eager, by_graph = compile_it(), weakref.WeakKeyDictionary()
+    eager, name = compile_it(), f"{function.__module__}.{function.__qualname__}"
 
     @functools.wraps(function)
     def call(*args, **kwargs):
         if tf.executing_eagerly():
             return eager(*args, **kwargs)
         graph = tf.compat.v1.get_default_graph()
-        return by_graph.setdefault(graph, compile_it())(*args, **kwargs)
+        if not hasattr(graph, name):
+            setattr(graph, name, compile_it())
+        return getattr(graph, name)(*args, **kwargs)
 
     return call
 
@@ -181,6 +183,8 @@ def replica():
 def all_reduce_sum(tensors):
     """Sum of `tensors` over the replicas that run this step."""
     context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return tensors  # A reduction would keep the whole graph in memory, by its gradient.
     try:
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
     except RuntimeError as error:

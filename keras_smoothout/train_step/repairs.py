@@ -40,7 +40,7 @@ class Repaired:
             return super().predict_on_batch(*args, **kwargs)
 
 
-class TensorFlowRepairs(Repaired, keras_internals.LocalBatch):
+class TensorFlowRepairs(Repaired, keras_internals.KnownBatch):
     """Let `fit` learn the shapes of a batch and read metrics with `MultiWorkerMirroredStrategy`.
 
     Keras averages a batch over workers, and scalar metrics along their first axis, which fails

@@ -5,6 +5,7 @@ import contextlib
 import tensorflow as tf
 
 from keras_smoothout import backend, keras_internals
+from keras_smoothout.around import chain
 from keras_smoothout.asks import asked
 from keras_smoothout.evaluation import at, state_variables
 from keras_smoothout.method import evaluation_weights
@@ -32,15 +33,23 @@ def train(model, data):
     for variable, old, new in zip(others, state, new_state, strict=True):
         if new is not old:
             variable.assign(new)
-    with asked(model.optimizer, extras, loss):
+    with asked(model.optimizer, extras, loss), reduced_if_many(model.optimizer):
         model.optimizer.apply(grads, variables)
     share_statistics(model)
     return model.get_metrics_result()
 
 
+def reduced_if_many(optimizer):
+    """A context in which the innermost optimizer sums gradients over replicas if there are any."""
+    if optimizer is None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return contextlib.nullcontext()
+    return keras_internals.unreduced(chain(optimizer)[-1])
+
+
 def plain(model, keras_step, data):
     """Run Keras' `train_step`, after which all replicas have the same moving statistics."""
-    logs = keras_step(data)
+    with reduced_if_many(model.optimizer):
+        logs = keras_step(data)
     share_statistics(model)
     return logs
 

@@ -32,6 +32,9 @@ from support.nets import LOSS, assert_equal, sgd, values
 import keras_smoothout as ks
 from keras_smoothout.asks import Asks
 
+# What Keras' own step trains, which TensorFlow traces twice.
+PLAIN = [name for name, cls in BASES.items() if not issubclass(cls, Asks)]
+
 
 def restore_dropout(model, saved):
     """Put back the state of the dropout layers, which Keras does not save."""
@@ -119,7 +122,8 @@ def test_training_changes_every_variable(run):
 
 
 def test_no_retrace(run):
-    assert run.traces[0] > 0
+    once = keras.backend.backend() == "tensorflow" and run.method not in PLAIN
+    assert run.traces[0] == 1 if once else run.traces[0] > 0
     assert run.traces == STEPS * run.traces[:1]
 
 
@@ -178,7 +182,7 @@ def test_eager_equals_graph(method):
     assert_equal(*weights)
 
 
-@pytest.mark.parametrize("base", [n for n, cls in BASES.items() if not issubclass(cls, Asks)])
+@pytest.mark.parametrize("base", PLAIN)
 def test_the_gradient_of_an_embedding(base):
     # TensorFlow hands its rows to the optimizer of a plain model, and a whole gradient to ours.
     words, y = np.array([[1, 2], [2, 2], [4, 1]]), np.array([[0.0], [1.0], [2.0]])

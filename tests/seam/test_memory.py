@@ -11,6 +11,9 @@ from support.nets import LOSS
 
 import keras_smoothout as ks
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
 ROWS = [("smoothout", False), *((name, True) for name in ("smoothout", "sam", "lookahead", "lamb"))]
 
 
@@ -32,6 +35,27 @@ def test_optimizers_and_models_are_let_go(method, eager):
     keras.utils.clear_session()  # Keras itself keeps names and the last graph.
     gc.collect()
     assert [reference() for reference in found] == [None] * 3
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("method", ["smoothout", "sam", "lookahead", "lamb"])
+def test_the_graph_of_a_step_is_let_go(method):
+    # Keras sums gradients over the only replica, too, and TensorFlow keeps what was ever summed.
+    model, (x, y), found = contract_net(), examples(8), []
+    for _ in range(2):
+        model.compile(optimizer_of(method), LOSS, ghost_batch_size=4)
+        step = model.train_step
+
+        def seen(data, step=step):
+            found.append(weakref.ref(tf.compat.v1.get_default_graph()))
+            return step(data)
+
+        model.train_step = seen
+        model.fit(x, y, 8, verbose=0)
+        del model.train_step, step
+    model.compile("sgd", LOSS)
+    gc.collect()
+    assert found and [reference() for reference in found] == [None] * len(found)
 
 
 def test_a_landscape_is_let_go():
