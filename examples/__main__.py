@@ -14,7 +14,7 @@ from examples import common
 PAGE = common.FOLDER.parent / "docs" / "examples.md"
 HEAD = """# Examples: one paper a file, its number against theory
 
-Each example is a file of up to 150 lines. `python -m examples.NAME` prints what the paper claims,
+Each example is a file of up to 100 lines. `python -m examples.NAME` prints what the paper claims,
 what its theory says, and what was measured here, with its standard error. It exits with code 1 if a
 number leaves its band. It draws the picture in under a minute on two cores; `--quick` shrinks it,
 and `--out=DIR` says where the picture goes. The bands were set after a look at what comes out: they

@@ -27,9 +27,8 @@ from examples import common
 from keras_smoothout.landscape.estimate import mean
 from keras_smoothout.landscape.style import COLORS, tidy
 
-EPS, SIGMA, EXAMPLES = 0.2, 0.5, 100
+EPS, SIGMA, EXAMPLES, RATE = 0.2, 0.5, 100, 0.02
 PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-RATE = 0.02
 BANDS = {20: ((0.95, 1.1), (3, 4.5)), 300: ((2.2, 3), (2, 2.8))}  # No penalty, and too much of it.
 
 
@@ -61,8 +60,7 @@ def trained(x, y, penalty, steps, start=None, rate=RATE, eps=EPS):
     def loss(_, theta):
         return ops.sum(adversarial(ops.einsum("rnd,rd->rn", x, theta) - y, theta, eps))
 
-    start = np.zeros_like(x[:, 0]) if start is None else start
-    layer = common.LossOf(loss, theta=start)
+    layer = common.LossOf(loss, theta=np.zeros_like(x[:, 0]) if start is None else start)
     layer.ws[0].constraint = SoftThreshold(rate * penalty)
     return layer.trained(keras.optimizers.SGD(rate), steps, every=steps)[0][-1]
 
@@ -70,9 +68,7 @@ def trained(x, y, penalty, steps, start=None, rate=RATE, eps=EPS):
 def main(quick):
     steps, runs, fresh = (20, 2, 500) if quick else (1000, 10, 10_000)
     penalties = PENALTIES[::3] if quick else PENALTIES
-    ticks = range(len(penalties))
-    figure, axes = common.panels(2)
-    claims, rng = [], np.random.default_rng(0)
+    (figure, axes), claims, rng = common.panels(2), [], np.random.default_rng(0)
     for axis, d in zip(axes, (20, 300), strict=True):
         truth, shape = np.where(np.arange(d) < 10, 0.5, 0.0), (runs, EXAMPLES, d)
         x = rng.normal(size=shape).astype("float32")
@@ -81,10 +77,9 @@ def main(quick):
         risks = np.array([population(theta, truth) for theta in found])
         fits = [adversarial(np.einsum("rnd,rd->rn", x, w) - y, w) for w in found]
         best = min(population(c * truth, truth) for c in np.linspace(0, 1, 101))
-        both = {"population": risks, "train": np.array(fits)}
+        ticks, both = range(len(penalties)), {"population": risks, "train": fits}
         for (name, values), color in zip(both.items(), COLORS, strict=False):
-            error = values.std(1) / runs**0.5
-            axis.errorbar(ticks, values.mean(1), error, fmt="o-", color=color, label=name)
+            common.points(axis, ticks, np.transpose(values), fmt="o-", color=color, label=name)
         axis.axhline(best, color="k", linestyle=":", label="best multiple of the truth")
         axis.set_xticks(ticks, penalties)
         tidy(axis, title=f"{d} dimensions, {EXAMPLES} examples", xlabel="L1 penalty")
@@ -95,8 +90,8 @@ def main(quick):
         theta, z = found[0][0], rng.normal(size=(fresh, d + 1))
         residuals = z[:, :d] @ (theta - truth) + SIGMA * z[:, d]
         sample = (np.abs(residuals) + EPS * np.linalg.norm(theta)) ** 2
-        risk = population(theta, truth)
-        claims.append(common.near(f"{name} risk, sampled", mean(sample), risk, 0.05 * risk))
+        risk = risks[0, 0], 0.05 * risks[0, 0]
+        claims.append(common.near(f"{name} risk, sampled", mean(sample), *risk))
     axes[0].legend(frameon=False)
     return claims, figure
 

@@ -21,48 +21,15 @@ Reference: Baldassi et al., *Unreasonable effectiveness of learning neural netwo
 import keras
 import numpy as np
 from keras import ops
-from scipy.stats import norm
 
 import keras_smoothout as ks
 from examples import common
-from keras_smoothout import landscape
+from examples.parts.perceptron import FLIPS, Signs, energies, sbpi
 from keras_smoothout.landscape.estimate import mean
 from keras_smoothout.landscape.style import COLORS, tidy
 
-FLIPS, ALPHAS = (0.02, 0.05, 0.1, 0.2), (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
-
-
-class Signs(keras.layers.Layer):
-    """Weights of +-1 outside of training; in training, their tanh."""
-
-    def build(self, shape):
-        start = keras.initializers.RandomNormal(stddev=0.3, seed=0)
-        self.w = self.add_weight((shape[-1], 1), start, name="hidden")
-
-    def call(self, x, training=None):
-        return ops.matmul(x, ops.tanh(self.w) if training else ops.sign(self.w))
-
-
-def sbpi(x, h, uniform, margin=0, barely=0.3):
-    """Weights at which all `x`, labels times patterns, have fields above `margin`, or `None`.
-
-    `h` are the hidden integers to start from; `uniform` has a row of numbers for each epoch.
-    """
-    W = np.sign(h)
-    for numbers in uniform:
-        wrong = False
-        for pattern, number in zip(x, numbers, strict=True):
-            field = int(pattern @ W)
-            if field <= margin:
-                wrong, h = True, h + 2 * pattern
-            elif field <= margin + 2 and number < barely:  # Barely right.
-                h = h + 2 * pattern * (W == pattern)
-            else:
-                continue
-            W = np.sign(h)
-        if not wrong:
-            return W
-    return None
+ALPHAS = (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
+NAMES = ("SBPI", "replicated SGD")
 
 
 def searched(N, alpha, epochs, rng, margin=0):
@@ -84,17 +51,6 @@ def descended(x, copies, passes):
     data = np.tile(x[: 5 * rows], (10, 1)).astype("float32")
     model.fit(data, np.ones((len(data), 1)), rows, passes // 10, verbose=0)
     return np.sign(model.centre().get_weights()[0][:, 0])
-
-
-def energies(W, x, draws):
-    """Share of wrong patterns for each share of flipped weights: measured, and by theory."""
-    model = keras.Sequential([keras.Input((len(W),)), Signs()])
-    model.set_weights([W[:, None]])
-    model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
-    objective = landscape.Objective(model, x.astype("float32"), np.ones((len(x), 1)))
-    found = [landscape.local_energy(objective, 1 / norm.isf(q), draws).value for q in FLIPS]
-    kept, k = 1 - 2 * np.array(FLIPS)[:, None], x @ W / len(W) ** 0.5
-    return found, norm.sf(kept * k / (1 - kept**2) ** 0.5).mean(1) - np.mean(k <= 0)
 
 
 def main(quick):
@@ -127,12 +83,9 @@ def main(quick):
     figure, axes = common.panels(2)
     axes[0].plot(ALPHAS, solved, "o-", color=COLORS[0])
     axes[0].axvline(0.83, color="k", linestyle=":", label="capacity")
-    for search, (name, color) in enumerate(zip(("SBPI", "replicated SGD"), COLORS, strict=False)):
-        errors = wide[:, search, 0].std(0) / runs**0.5
-        axes[1].errorbar(
-            FLIPS, wide[:, search, 0].mean(0), errors, fmt="o", color=color, label=name
-        )
-        axes[1].plot(FLIPS, wide[:, search, 1].mean(0), color=color)
+    for found, name, color in zip(wide.swapaxes(0, 1), NAMES, COLORS, strict=False):
+        common.points(axes[1], FLIPS, found[:, 0], color=color, label=name)
+        axes[1].plot(FLIPS, found[:, 1].mean(0), color=color)
     tidy(axes[0], xlabel="patterns per weight", ylabel="share solved by SBPI")
     tidy(axes[1], xlabel="share of flipped weights", ylabel="local energy (line: theory)")
     for axis in axes:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import keras_smoothout as ks
+from keras_smoothout.landscape.style import tidy
 
 FOLDER = pathlib.Path(__file__).parent
 FIGURES = FOLDER / "figures"  # What the gallery shows: docs/examples.md.
@@ -102,6 +103,19 @@ def panels(columns, width=4.0, height=3.2, **options):
     """Return a figure and its `columns` axes, side by side."""
     figure = Figure(figsize=(width * columns, height), layout="constrained")
     return figure, figure.subplots(1, columns, **options)
+
+
+def labelled(axis, **labels):
+    """Give an axis its labels, a grid and a legend."""
+    tidy(axis, **labels)
+    axis.legend(frameon=False)
+
+
+def points(axis, x, values, **style):
+    """Draw the mean over the first axis of `values`, with its standard error."""
+    values = np.asarray(values)
+    error = values.std(0, ddof=1) / len(values) ** 0.5
+    axis.errorbar(x, values.mean(0), error, **{"fmt": "o"} | style)
 
 
 def number(value):

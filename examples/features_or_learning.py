@@ -20,11 +20,10 @@ Reference: Ghorbani et al., *Limitations of Lazy Training of Two-layers Neural N
 import keras
 import numpy as np
 from keras import ops
-from scipy.sparse.linalg import LinearOperator, lsqr
 
 import keras_smoothout as ks
 from examples import common
-from keras_smoothout.evaluation import at
+from examples.parts.tangent import linear_risk
 from keras_smoothout.landscape.estimate import mean
 from keras_smoothout.landscape.style import COLORS, tidy
 
@@ -50,41 +49,6 @@ def net(units, rng):
     second = np.ones((units, 1)) / units
     model.set_weights([first / np.linalg.norm(first, axis=0), second, np.zeros(1)])
     return model
-
-
-def linear_risk(model, moved, data, test):
-    """The risk of the best change, to first order, of the weights with the indices `moved`."""
-    weights = [ops.convert_to_tensor(w) for w in model.get_weights()]
-
-    def linear(x):
-        def outputs(chosen):
-            places = dict(zip(moved, chosen, strict=True))
-            with at(model, [places.get(i, w) for i, w in enumerate(weights)], []):
-                return [model(x)[:, 0]]
-
-        return ks.backend.linearize(outputs, [weights[i] for i in moved])
-
-    shapes = [tuple(weights[i].shape) for i in moved]
-    ends = np.cumsum([np.prod(s) for s in shapes])
-
-    def tensors(v):
-        parts = zip(np.split(v, ends[:-1]), shapes, strict=True)
-        return [ops.convert_to_tensor(np.reshape(p, s).astype("float32")) for p, s in parts]
-
-    def flat(arrays):
-        return np.concatenate([np.ravel(ops.convert_to_numpy(a)) for a in arrays])
-
-    (x, y), (x_test, y_test) = data, test
-    outputs, push, pull = linear(x)
-    jacobian = LinearOperator(
-        (len(x), ends[-1]),
-        matvec=lambda v: flat(push(tensors(v))),
-        rmatvec=lambda u: flat(pull([ops.convert_to_tensor(u.astype("float32"))])),
-        dtype="float32",
-    )
-    change = lsqr(jacobian, y - flat(outputs), atol=1e-6, btol=1e-6, iter_lim=200)[0]
-    outputs, push, _ = linear(x_test)
-    return np.mean((y_test - flat(outputs) - flat(push(tensors(change)))) ** 2) / y_test.var()
 
 
 def trained_risk(model, B, x, y, epochs):

@@ -24,13 +24,11 @@ from scipy.stats import norm
 
 import keras_smoothout as ks
 from examples import common
-from keras_smoothout import landscape
+from examples.parts.perceptron import classified, noisy_errors
 from keras_smoothout.landscape.estimate import mean
-from keras_smoothout.landscape.style import COLORS, tidy
+from keras_smoothout.landscape.style import COLORS
 
-ALPHA, DELTA = 1.0, 0.5
-NOISES = (0.0, 0.5, 1.0, 2.0, 4.0)
-RADII = (0.0, 1.0, 2.0, 3.0, 4.0)
+ALPHA, DELTA, NOISES, RADII = 1.0, 0.5, (0.0, 0.5, 1.0, 2.0, 4.0), (0.0, 1.0, 2.0, 3.0, 4.0)
 
 
 def theory(noise=0.0):
@@ -39,8 +37,7 @@ def theory(noise=0.0):
 
 def clouds(v, n, rng):
     """Examples (seeds, n, N) around the centres v (seeds, N), and labels (n,), as many of each."""
-    y = np.tile([1.0, -1.0], n // 2)
-    z = rng.normal(size=(len(v), n, v.shape[1]))
+    y, z = np.tile([1.0, -1.0], n // 2), rng.normal(size=(len(v), n, v.shape[1]))
     return (y[:, None] * v[:, None] / v.shape[1] ** 0.5 + DELTA**0.5 * z).astype("float32"), y
 
 
@@ -61,52 +58,41 @@ def test_errors(w, v):
     return norm.sf((w.T * v).sum(1) / np.linalg.norm(w, axis=0) / (len(w) * DELTA) ** 0.5)
 
 
-def noisy_errors(w, x, y, draws):
-    """Training error (seeds, noises) with noise on each weight: local energy and clean error."""
-    found = []
-    for column, inputs in zip(w.T, x, strict=True):
-        model = keras.Sequential([keras.Input(column.shape), keras.layers.Dense(1, use_bias=False)])
-        model.set_weights([column[:, None]])
-        model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
-        objective = landscape.Objective(model, inputs, (y + 1) / 2)
-        clean = objective.evaluate(objective.weights)[1]
-        found.append([clean + landscape.local_energy(objective, s, draws).value for s in NOISES])
-    return np.array(found)
+def under_noise(w, x, y, draws):
+    """Training error (seeds, noises) with noise on each weight."""
+    layers = [keras.layers.Dense(1, use_bias=False) for _ in x]
+    each = [classified(*its, (y + 1) / 2) for its in zip(layers, w.T, x, strict=True)]
+    return np.array([noisy_errors(objective, NOISES, draws) for objective in each])
 
 
 def main(quick):
     N, seeds, steps, draws = (40, 2, 20, 2) if quick else (500, 8, 500, 20)
     rng, radii = np.random.default_rng(0), RADII[::4] if quick else RADII
-    v = rng.normal(size=(seeds, N))
+    (figure, axes), v = common.panels(2), rng.normal(size=(seeds, N))
     x, y = clouds(v, int(ALPHA * N), rng)
     ways = {"Hebb (Bayes)": np.einsum("sni,n->is", x, y)}
     ways |= {f"radius {r:.0f}": trained(x, y, r, steps) for r in radii}
     errors = {name: test_errors(w, v) for name, w in ways.items()}
-    noisy = {name: noisy_errors(ways[name], x, y, draws) for name in (*list(ways)[:2], "radius 4")}
-    fresh = noisy_errors(ways["Hebb (Bayes)"], *clouds(v, 2 * N, rng), draws)
+    noisy = {name: under_noise(ways[name], x, y, draws) for name in (*list(ways)[:2], "radius 4")}
+    fresh = under_noise(ways["Hebb (Bayes)"], *clouds(v, 2 * N, rng), draws)
     hebb, logistic, smooth = (errors[name] for name in noisy)
-    more = noisy["radius 0"] - noisy["Hebb (Bayes)"]
+    above = {name: found - noisy["Hebb (Bayes)"] for name, found in noisy.items()}
     claims = [
         common.near("Hebb: test error", mean(hebb), theory(), 0.015),
         common.near("Hebb: test error, noise 1", mean(fresh[:, 2]), theory(1.0), 0.02),
         common.Claim("logistic: test error", *mean(logistic), 0.14, 0.18),
         common.Claim("SmoothOut, radius 4, above Hebb", *mean(smooth - hebb), 0, 0.006, 0),
-        common.Claim("logistic above Hebb: no noise", *mean(more[:, 0]), -0.08, -0.02),
-        common.Claim("logistic above Hebb: noise 4", *mean(more[:, -1]), 0.005, 0.03),
+        common.Claim("logistic above Hebb: no noise", *mean(above["radius 0"][:, 0]), -0.08, -0.02),
+        common.Claim("logistic above Hebb: noise 4", *mean(above["radius 0"][:, -1]), 0.005, 0.03),
     ]
-    figure, axes = common.panels(2)
     axes[0].axhline(theory(), color="k", linestyle=":", label="theory, Bayes")
     values = np.array([errors[f"radius {r:.0f}"] for r in radii])
     style = {"fmt": "o-", "color": COLORS[1], "label": "SmoothOut"}
     axes[0].errorbar(radii, values.mean(1), (values - hebb).std(1) / seeds**0.5, **style)
-    for (name, found), color in zip(noisy.items(), COLORS, strict=False):
-        axes[1].plot(
-            NOISES, found.mean(0) - noisy["Hebb (Bayes)"].mean(0), "o-", color=color, label=name
-        )
-    tidy(axes[0], xlabel="radius", ylabel="test error")
-    tidy(axes[1], xlabel="noise, relative to each weight", ylabel="training errors above Hebb's")
-    for axis in axes:
-        axis.legend(frameon=False)
+    for (name, found), color in zip(above.items(), COLORS, strict=False):
+        axes[1].plot(NOISES, found.mean(0), "o-", color=color, label=name)
+    common.labelled(axes[0], xlabel="radius", ylabel="test error")
+    common.labelled(axes[1], xlabel="noise over weight", ylabel="training errors above Hebb's")
     return claims, figure
 
 

@@ -20,7 +20,7 @@ Reference: Baldassi et al., *Unveiling the structure of wide flat minima in neur
 import numpy as np
 
 from examples import common
-from examples.binary_perceptron import FLIPS, energies, sbpi
+from examples.parts.perceptron import FLIPS, energies, sbpi
 from keras_smoothout.landscape.estimate import mean
 from keras_smoothout.landscape.style import COLORS, tidy
 

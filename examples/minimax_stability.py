@@ -21,44 +21,12 @@ import keras
 import numpy as np
 from keras import ops
 
-import keras_smoothout as ks
 from examples import common
+from examples.parts.games import GDA, GDmax, ProximalPoint
 from keras_smoothout.landscape.estimate import mean
 from keras_smoothout.landscape.style import COLORS, tidy
 
 RATE, B = 0.2, np.array([[-0.619, -0.38], [1.614, 0.012]])
-SIGNS = {"x": 1, "y": -1, "made": 1, "inner": -1, "outer": -1}  # -1 climbs.
-
-
-class GDA(ks.Method):
-    def update(self, apply, grads, variables):
-        apply([SIGNS[v.name] * g for v, g in zip(variables, grads, strict=True)])
-
-    def moved(self, weights, grads, who=(1, -1)):
-        signs = [SIGNS[v.name] for v in self.trainable_variables]
-        rates = [s * (s in who) * ops.cast(self.learning_rate, weights[0].dtype) for s in signs]
-        return [w - r * g for w, r, g in zip(weights, rates, grads, strict=True)]
-
-
-class ProximalPoint(GDA):
-    def gradients(self, evaluate, weights, step):
-        place = weights
-        for _ in range(20):
-            place = self.moved(weights, evaluate(place).grads)
-        return evaluate(place)
-
-
-class GDmax(GDA):
-    CLIMBS = 10
-
-    def gradients(self, evaluate, weights, step):
-        place, rate = weights, ops.cast(self.learning_rate, weights[0].dtype)
-        for _ in range(self.CLIMBS):
-            place = self.moved(place, evaluate(place).grads, who=[-1])
-        found = evaluate(place)
-        to_place = [(p - w) / rate for p, w in zip(place, weights, strict=True)]
-        own = zip(self.trainable_variables, found.grads, to_place, strict=True)
-        return found._replace(grads=[g if SIGNS[v.name] > 0 else way for v, g, way in own])
 
 
 def bilinear(cls, steps):
@@ -108,8 +76,7 @@ def gan(cls, steps, runs):
 def main(quick):
     steps, runs = (20, 4) if quick else (100, 150)
     growth = (1 + RATE**2 * np.linalg.svd(B)[1][0] ** 2) ** 0.5
-    figure, axes = common.panels(2)
-    claims, gans = [], {}
+    (figure, axes), claims, gans = common.panels(2), [], {}
     for cls, theory, color in ((GDA, growth, COLORS[1]), (ProximalPoint, 1 / growth, COLORS[0])):
         found, apart, by_theory = bilinear(cls, steps)
         claims.append(common.near(f"{cls.__name__}: growth", (found, 0), theory, 1e-6, True))

@@ -23,64 +23,22 @@ Reference: Granziol, Zohren and Roberts, *Learning Rates as a Function of Batch 
 
 import keras
 import numpy as np
-from sklearn.datasets import load_digits
 
 from examples import common
+from examples.parts.batches import noise_along, top
+from examples.parts.digits import LOSS, standardized
 from keras_smoothout import landscape
-from keras_smoothout.landscape.estimate import mean
-from keras_smoothout.landscape.style import COLORS, tidy
+from keras_smoothout.landscape.style import COLORS
 
 SIZES = (16, 32, 64, 128, 256, 512)
 
 
-def digits():
-    x, y = load_digits(return_X_y=True)
-    x = x[:, x.std(0) > 0.5]
-    return ((x - x.mean(0)) / x.std(0)).astype("float32"), y
-
-
-def spiked(N, spike, strength):
-    """The top eigenvalue of a random matrix plus a spike, and what is predicted."""
-    A = np.random.default_rng(0).normal(size=(N, N)) * strength / (2 * N) ** 0.5
+def spiked(N, spike):
+    """The top eigenvalue of a random matrix of s^2 P / b = 1 plus a spike, and its prediction."""
+    A = np.random.default_rng(0).normal(size=(N, N)) / (2 * N) ** 0.5
     A = A + A.T
     A[0, 0] += spike
-    return landscape.eigenpairs(A, k=1).values[0], predicted(spike, strength**2)
-
-
-def predicted(spike, noise):
-    """The top eigenvalue where `noise` is P s^2 / b."""
-    return spike + noise / spike if spike > noise**0.5 else 2 * noise**0.5
-
-
-def top(model, x, y, B, draws, rng):
-    """Top eigenvalues of the Hessian of batches."""
-    found = []
-    for _ in range(draws):
-        rows = rng.choice(len(x), B, replace=False)
-        batch = landscape.Objective(model, x[rows], y[rows], batch_size=B)
-        found.append(landscape.eigenpairs(landscape.hessian(batch), tolerance=0.01).values[0])
-    return mean(found)
-
-
-def noise_along(objective, x, y, examples, k=20):
-    """The top eigenvalue, c, and P s^2, from the products of single examples."""
-    pairs = landscape.eigenpairs(landscape.hessian(objective), k=k)
-    l, U = pairs.values, pairs.vectors
-    probe = np.random.default_rng(0).choice([-1.0, 1.0], len(U))
-    shift, isotropic = [], []
-    for i in examples:
-        one = (x[i : i + 1], y[i : i + 1], None)
-
-        def product(v, one=one):
-            found = objective.hvp(objective.weights, objective.unflatten(v), batch=one)
-            return objective.flatten(found)
-
-        moved = product(U[:, 0]) - l[0] * U[:, 0]
-        along = U.T @ moved
-        rest = moved @ moved - along @ along
-        shift.append((along[1:] ** 2 / (l[0] - l[1:])).sum() + rest / l[0])
-        isotropic.append((product(probe) ** 2).sum() / len(U))
-    return l[0], mean(shift), mean(isotropic)
+    return landscape.eigenpairs(A, k=1).values[0], spike + 1 / spike if spike > 1 else 2.0
 
 
 def stable_rate(x, y, B, steps):
@@ -101,45 +59,40 @@ def stable_rate(x, y, B, steps):
 
 
 def main(quick):
-    (x, y), rng = digits(), np.random.default_rng(0)
+    (x, y), rng = standardized(), np.random.default_rng(0)
     examples, draws, sizes, steps = (8, 2, SIZES[-2:], 5) if quick else (300, 20, SIZES, 400)
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(16, "tanh"), keras.layers.Dense(10)]
     model = keras.Sequential([keras.Input(x.shape[1:]), *layers])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.05), loss)
+    model.compile(keras.optimizers.SGD(0.05), LOSS)
     model.fit(x, y, 64, epochs=1, verbose=0)
     objective = landscape.Objective(model, x, y, batch_size=len(x))
     l, c, isotropic = noise_along(objective, x, y, rng.choice(len(x), examples, replace=False))
     b = np.array([B / (1 - B / len(x)) for B in sizes])
     measured = [top(model, x, y, B, draws, rng) for B in sizes]
     found, hoped = np.array([stable_rate(x, y - y.mean(), B, steps) for B in sizes]).T
-    claims = []
+    (figure, axes), claims = common.panels(2), []
     for spike in (2.0, 0.5):
+        value, hope = spiked(200 if quick else 1000, spike)
         name = f"random matrix, spike {spike}: top eigenvalue"
-        value, theory = spiked(200 if quick else 1000, spike, 1.0)
-        claims.append(common.near(name, (value, 0), theory, 0.03))
-    for i in [i for i, B in enumerate(sizes) if B >= 128]:
-        name, theory = f"net, batch {sizes[i]}: top eigenvalue", l + c.value / b[i]
-        claims.append(common.near(name, measured[i], theory, 0.1))
+        claims.append(common.near(name, (value, 0), hope, 0.03))
+    theory = l + c.value / b
+    for B, value, hope in list(zip(sizes, measured, theory, strict=True))[-3:]:
+        claims.append(common.near(f"net, batch {B}: top eigenvalue", value, hope, 0.1))
     part = isotropic.value / l / c.value
     claims.append(common.Claim("net: formula's share of the shift", part, 0, 0.01, 0.15, 1))
-    ratio = found / hoped
-    claims.append(
-        common.Claim("stable rate over 2 / eigenvalue, least", ratio.min(), 0, 0.4, 1.1, 1)
-    )
-    claims.append(common.Claim("stable rate over 2 / eigenvalue, most", ratio.max(), 0, 0.8, 2, 1))
-    figure, axes = common.panels(2)
+    name, ratio = "stable rate over 2 / eigenvalue, ", found / hoped
+    claims.append(common.Claim(name + "least", ratio.min(), 0, 0.4, 1.1, 1))
+    claims.append(common.Claim(name + "most", ratio.max(), 0, 0.8, 2, 1))
     axes[0].errorbar(sizes, *np.array(measured).T, fmt="o", color=COLORS[1], label="measured")
-    axes[0].plot(sizes, l + c.value / b, color=COLORS[0], label="noise along the top eigenvector")
+    axes[0].plot(sizes, theory, color=COLORS[0], label="noise along the top eigenvector")
     axes[0].plot(sizes, l + isotropic.value / b / l, "k:", label="independent elements")
     axes[1].plot(sizes, found, "o", color=COLORS[1], label="measured")
     axes[1].plot(sizes, hoped, color=COLORS[0], label="2 / eigenvalue")
     for axis, label in zip(axes, ("top eigenvalue of a batch", "largest stable rate"), strict=True):
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, sizes)
-        tidy(axis, xlabel="batch size", ylabel=label)
-        axis.legend(frameon=False)
+        common.labelled(axis, xlabel="batch size", ylabel=label)
     return claims, figure
 
 

@@ -58,11 +58,7 @@ class Adversarial(ks.Model):
 
 
 def network(seed):
-    keras.utils.set_random_seed(seed)
-    h = inputs = keras.Input((8, 8, 1))
-    for filters, stride in ((16, 1), (32, 2)):
-        h = keras.layers.Conv2D(filters, 3, stride, "same", activation="relu")(h)
-    model = Adversarial(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(h)))
+    model = digits.convolutional(Adversarial, seed)
     model.seeds = keras.random.SeedGenerator(seed)
     return model
 
@@ -75,8 +71,7 @@ def errors_of(kind, model, attack, seeds, updates, data, test):
         model.set_weights(network(seed).get_weights())
         for variable in model.optimizer.variables:
             variable.assign(0 * ops.convert_to_tensor(variable))
-        batches = ks.Epochs(*data, BATCH, seed)
-        model.fit(batches, steps_per_epoch=updates, shuffle=False, verbose=0)
+        model.fit(ks.Epochs(*data, BATCH, seed), steps_per_epoch=updates, shuffle=False, verbose=0)
         outputs = [ops.convert_to_numpy(attack(*test, np.float32(radius))) for radius in RADII]
         found.append([np.mean(o.argmax(1) != test[1].argmax(1)) for o in outputs])
     return np.array(found)
@@ -84,8 +79,7 @@ def errors_of(kind, model, attack, seeds, updates, data, test):
 
 def main(quick):
     options, kinds = ((2, 8), list(BANDS)[1:]) if quick else ((3, 300), list(BANDS))
-    splits, model = (digits.arrays(), digits.arrays("test")), network(0)
-    splits = [(x.reshape(-1, 8, 8, 1), np.eye(10, dtype="float32")[y]) for x, y in splits]
+    splits, model = (digits.images(), digits.images("test")), network(0)
     attack = backend.compiled(lambda x, y, radius: model(attacked(model, x, y, radius, 6)[-1]))
     found = {kind: errors_of(kind, model, attack, *options, *splits) for kind in kinds}
     hit = {kind: errors[:, RADII.index(EPSILON)] for kind, errors in found.items()}
@@ -96,8 +90,7 @@ def main(quick):
         claims.append(common.Claim(f"{kind}: error under attack", *mean(hit[kind]), *band))
     figure, axis = common.panels(1, 5.5)
     for (kind, errors), style in zip(found.items(), STYLES, strict=False):
-        points = np.transpose([mean(100 * at) for at in errors.T])
-        axis.errorbar(RADII, *points, capsize=3, **style, label=kind)
+        common.points(axis, RADII, 100 * errors, fmt="", capsize=3, label=kind, **style)
     tidy(axis, xlabel="radius of the attack (deviations of a pixel)", ylabel="test error (%)")
     axis.legend(frameon=False, title="trained on")
     return claims, figure

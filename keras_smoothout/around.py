@@ -23,6 +23,16 @@ def inside_of(optimizer):
     return next((vars(optimizer)[name] for name in names if name in vars(optimizer)), None)
 
 
+def state_of(optimizer):
+    """What a step of `optimizer` changes besides counts, rates and accumulated gradients."""
+    inside, known = chain(optimizer), keras_internals
+    left_out = [find(one) for one in inside for find in (known.calls, known.learning_rate)]
+    if optimizer.gradient_accumulation_steps:
+        left_out += known.accumulated(inside[-1])
+    ids = set(map(id, left_out))
+    return [v for v in optimizer.variables if id(v) not in ids]
+
+
 def slots_of(state, variables):
     """The index of the weight that each variable of an optimizer's `state` is kept for, or `None`.
 

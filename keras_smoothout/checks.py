@@ -39,6 +39,13 @@ def check_number(name, value, least=0, most=math.inf, alternative=""):
         )
 
 
+def check_share(name, value):
+    """Raise unless `value` is a number in [0, 1)."""
+    check_number(name, value, most=1)
+    if value == 1:
+        raise ValueError(f"`{name}` must be less than 1. {received(name, value)}")
+
+
 def check_strength(name, value):
     """Raise unless `value` is a finite number >= 0 or a schedule of such numbers."""
     if not isinstance(value, LearningRateSchedule):

@@ -175,7 +175,7 @@ def under_strategy(model):
     Why: there `fit` has built the model before the step is traced.
     Seen: 3.15.1. Until: `build_by` is not needed.
     """
-    return model._distribute_strategy is not None
+    return getattr(model, "_distribute_strategy", None) is not None  # JAX has none.
 
 
 def emptied(variable):

@@ -1,4 +1,4 @@
-"""Layers that multiply rows by a matrix, and the inverse of their curvature as two factors.
+"""Layers that multiply rows by a matrix.
 
 The kernel and bias of such a layer are one matrix `[kernel; bias]`, and its inputs are rows with a
 1 at the end. Its block of the curvature is about `A x G`: `A` of the rows, `G` of the gradients at
@@ -8,7 +8,6 @@ the outputs. A convolution multiplies the patches that its kernel sees.
 import itertools
 import math
 
-import keras
 from keras import layers, ops
 
 from keras_smoothout import keras_internals
@@ -185,52 +184,3 @@ def padding(kind, length, span, stride):
     most = max if isinstance(length, int) else ops.maximum
     total = most((-(-length // stride) - 1) * stride + span - length, 0)
     return total // 2, total - total // 2
-
-
-def inverses(a, g, damping):
-    """Inverses of both factors of `A x G`, with `damping` shared between them.
-
-        (A + pi * sqrt(damping))^-1,  (G + sqrt(damping) / pi)^-1
-        pi = sqrt((trace(A) / dim(A)) / (trace(G) / dim(G)))
-
-    A factor of one number is not damped, and the other one by as much as is exact. Without any
-    curvature, or if it is not finite, both are the identity.
-    """
-    damping = ops.convert_to_tensor(damping, a.dtype)
-    mean_a, mean_g = (ops.trace(m) / m.shape[0] for m in (a, g))
-    some = ops.logical_and(ops.minimum(mean_a, mean_g) > 0, ops.isfinite(ops.sum(a) + ops.sum(g)))
-    mean_a, mean_g = (ops.where(some, mean, 1.0) for mean in (mean_a, mean_g))
-    if a.shape[0] == 1:
-        shares = 0.0, damping / mean_a
-    elif g.shape[0] == 1:
-        shares = damping / mean_g, 0.0
-    else:
-        pi, root = ops.sqrt(mean_a / mean_g), ops.sqrt(damping)
-        shares = pi * root, root / pi
-    return [inverse(m, share, some) for m, share in zip((a, g), shares, strict=True)]
-
-
-def inverse(matrix, damping, some):
-    """`(matrix + damping)^-1` of a symmetric matrix, or the identity where not `some`."""
-    one = ops.eye(matrix.shape[0], dtype=matrix.dtype)
-    found = ops.inv(ops.where(some, matrix + damping * one, one))
-    return (found + ops.transpose(found)) / 2
-
-
-def solve(blocks, inverses, grads):
-    """`grads`, where those of each layer are `A^-1 [kernel; bias] G^-1`.
-
-    Args:
-        blocks: List of layers.
-        inverses: List of tensors, two for each layer.
-        grads: List of tensors, or `None` for a weight that the loss does not use.
-    """
-    solved = list(grads)
-    for block, a, g in zip(blocks, inverses[::2], inverses[1::2], strict=True):
-        if grads[block.kernel] is not None:
-            matrix = block.join(grads)
-            found = ops.matmul(ops.matmul(a, ops.cast(matrix, a.dtype)), g)
-            dtype = keras.backend.standardize_dtype(matrix.dtype)
-            for i, part in block.split(ops.cast(found, dtype)).items():
-                solved[i] = part
-    return solved

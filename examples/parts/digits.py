@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from sklearn.datasets import load_digits
 
 import keras_smoothout as ks
 from keras_smoothout import datasets, landscape
@@ -21,6 +22,28 @@ def network(widths=(64, 64), seed=0, inputs=64, outputs=10):
     keras.utils.set_random_seed(seed)
     layers = [keras.layers.Dense(w, "relu", kernel_initializer="he_normal") for w in widths]
     return ks.wrap(keras.Sequential([keras.Input((inputs,)), *layers, keras.layers.Dense(outputs)]))
+
+
+def standardized():
+    """Return the inputs (1797, pixels) that vary, each of mean 0 and deviation 1, and labels."""
+    x, y = load_digits(return_X_y=True)
+    x = x[:, x.std(0) > 0.5]
+    return ((x - x.mean(0)) / x.std(0)).astype("float32"), y
+
+
+def images(split="train"):
+    """Return images (n, 8, 8, 1) and labels (n, 10), one-hot."""
+    x, y = arrays(split)
+    return x.reshape(-1, 8, 8, 1), np.eye(10, dtype="float32")[y]
+
+
+def convolutional(cls, seed=0):
+    """Return a model of the class `cls`, two convolutions and a dense layer, for the images."""
+    keras.utils.set_random_seed(seed)
+    h = inputs = keras.Input((8, 8, 1))
+    for filters, stride in ((16, 1), (32, 2)):
+        h = keras.layers.Conv2D(filters, 3, stride, "same", activation="relu")(h)
+    return cls(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(h)))
 
 
 def trained(model, x, y, optimizer, batch_size, updates, seed=0, callbacks=(), epochs=1):

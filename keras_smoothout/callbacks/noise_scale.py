@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_smoothout.callbacks.resuming import running_fit
-from keras_smoothout.checks import check_number
+from keras_smoothout.checks import check_share
 from keras_smoothout.evaluation import sync
 from keras_smoothout.model import TrainStep
 
@@ -60,9 +60,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def __init__(self, decay=0.95, batches=None):
         super().__init__()
-        check_number("decay", decay)
-        if decay >= 1:
-            raise ValueError(f"`decay` must be less than 1. Received: decay={decay}")
+        check_share("decay", decay)
         if batches is not None and not callable(getattr(batches, "begin", None)):
             raise ValueError(
                 f"`batches` must be `NoiseScaleBatches` or None. Received: batches={batches!r}"

@@ -17,11 +17,13 @@ from keras_smoothout.checks import (
     check_integer,
     check_names,
     check_number,
+    check_share,
     check_strength,
     check_switch,
 )
-from keras_smoothout.fisher import factors, likelihood
-from keras_smoothout.kronecker import blocks_of, inverses, solve
+from keras_smoothout.fisher import factors, likelihood, sums_inside
+from keras_smoothout.kronecker import blocks_of
+from keras_smoothout.kronecker_inverse import inverses, solve, within
 from keras_smoothout.method import Method, included
 from keras_smoothout.weights import chosen, dot, lerp, scale
 
@@ -72,8 +74,9 @@ class KFAC(Method):
     Cost: 1 gradient per step. Every `curvature_period` updates, one more pass over the batch and
         the products of rows; every `inverse_period`, two inverses for each layer. Keeps four
         matrices for each layer: two as wide as its rows, two as its outputs. A step multiplies them
-        by the gradient, which takes as long as a gradient where the batch is as small as the layer
-        is wide. Replicas sum up the factors in each step, and the gradient once more.
+        by the gradient, which takes as long as a gradient where the batch is half as large as the
+        layer is wide. Replicas sum up the factors in each step, and the gradient once more; with
+        synchronized BatchNormalization, they take the pass over the batch in each step, too.
     Differs from the paper: damping and momentum do not adapt to the loss. The split of the damping
         by traces and the constraint are those of public implementations; the papers were not
         checked. Of a convolution, A is a
@@ -113,9 +116,7 @@ class KFAC(Method):
         **kwargs,
     ):
         check_strength("damping", damping)
-        check_number("decay", decay)
-        if decay >= 1:
-            raise ValueError(f"`decay` must be less than 1. Received: decay={decay}")
+        check_share("decay", decay)
         check_count("curvature_period", curvature_period)
         check_count("inverse_period", inverse_period)
         check_switch("sampled", sampled)
@@ -178,9 +179,10 @@ class KFAC(Method):
             key = (self.seed, *step) if self.sampled else None
             return factors(batch_of(evaluate), weights, self.blocks, self.wide, key)
 
-        handed = (
-            measured() if due is True else ops.cond(due, measured, lambda: self.extras(weights))
-        )
+        if due is True or sums_inside(self.known_model()):
+            handed = measured()
+        else:
+            handed = ops.cond(due, measured, lambda: self.extras(weights))
         return found._replace(extras={**found.extras, self: handed})
 
     def update(self, apply, grads, variables):
@@ -215,18 +217,7 @@ class KFAC(Method):
         if not self.gradient_accumulation_steps and self.norm_constraint is None:
             return solve(self.blocks, matrices, grads)  # Linear: each replica does it to its share.
         mean = self.mean_gradient(grads)
-        whole = self.constrained(mean, solve(self.blocks, matrices, mean))
+        step = solve(self.blocks, matrices, mean)
+        whole = within(self.norm_constraint, step, mean, self.blocks, self.learning_rate)
         change = [ops.where(self.due, w - m, 0.0) for w, m in zip(whole, mean, strict=True)]
         return self.plus(grads, change)
-
-    def constrained(self, grads, solved):
-        """`solved`, whose squared norm times that of the learning rate is within the constraint."""
-        if self.norm_constraint is None:
-            return solved
-        on = {i for block in self.blocks for i in (block.kernel, block.bias)}
-        g, p = ([t for i, t in enumerate(ts) if i in on] for ts in (grads, solved))
-        inner = dot(g, p)
-        square = ops.square(ops.cast(self.learning_rate, inner.dtype)) * inner
-        most = self.norm_constraint
-        ratio = ops.sqrt(most / ops.maximum(square, max(most, 1e-30)))
-        return [t * ops.cast(ratio, t.dtype) if i in on else t for i, t in enumerate(solved)]

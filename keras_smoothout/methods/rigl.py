@@ -8,23 +8,22 @@ mask that never moves is the baseline of both.
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_smoothout import backend, keras_internals, noise
-from keras_smoothout.around import chain, slots_of
+from keras_smoothout.around import chain, slots_of, state_of
 from keras_smoothout.checks import (
     check_choice,
     check_count,
     check_integer,
     check_names,
     check_number,
+    check_share,
 )
+from keras_smoothout.masks import counts, first_mask, moved
 from keras_smoothout.method import Method, included
-from keras_smoothout.weights import largest
 
 DISTRIBUTIONS, GROWTHS = ("erk", "uniform"), ("gradient", "random")
-ROUNDING = 1e-3  # Of a number of weights, which float32 can leave just below an integer.
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -109,11 +108,7 @@ class RigL(Method):
         seed=0,
         **kwargs,
     ):
-        check_number("sparsity", sparsity, most=1)
-        if sparsity == 1:
-            raise ValueError(
-                f"`sparsity` must be less than 1, or no weight is left. Received: {sparsity=}"
-            )
+        check_share("sparsity", sparsity)
         check_choice("distribution", distribution, DISTRIBUTIONS)
         check_number("fraction", fraction, most=1)
         check_count("period", period, least=2)
@@ -162,21 +157,23 @@ class RigL(Method):
             due, t = self.due, self.iterations + 1
             due = ops.logical_and(due, ops.logical_and(t % self.period == 0, t < self.end))
             dense = self.mean_gradient(grads) if self.growth == "gradient" else None
-            restored, indices = self._restored(variables)
+            state = state_of(self.inner)
+            restored = [*variables, *state]
+            indices = [*range(len(variables)), *slots_of(state, variables)]
             before = [backend.read(v) for v in restored]
         apply(self._masked(grads, masks))
         for i, mask in masks.items():
             variables[i].assign(ops.where(mask, backend.read(variables[i]), 0))
         if moving:
 
-            def moved():
+            def after():
                 new = {i: self._moved(i, masks[i], before[i], dense, t) for i in masks}
                 both = {i: ops.logical_and(new[i], masks[i]) for i in masks}
                 pairs = zip(indices, before, strict=True)
                 left = [ops.where(both[i], b, 0) if i in both else b for i, b in pairs]
                 return [*left, *(ops.cast(new[i], variables[i].dtype) for i in masks)]
 
-            backend.assign_if(due, [*restored, *self.masks], moved)
+            backend.assign_if(due, [*restored, *self.masks], after)
 
     def _masked(self, grads, masks):
         """The gradients for `inner`, such that all accumulated calls together are masked."""
@@ -191,27 +188,12 @@ class RigL(Method):
             grads[i] = ops.where(masks[i], g, without)
         return grads
 
-    def _restored(self, variables):
-        """What a step changes besides counts, weights first, and which weight each belongs to."""
-        inner = chain(self.inner)
-        left_out = [keras_internals.calls(o) for o in inner]
-        left_out += [keras_internals.learning_rate(o) for o in inner]
-        if self.gradient_accumulation_steps:
-            left_out += keras_internals.accumulated(inner[-1])
-        left_out = set(map(id, left_out))
-        state = [v for v in self.inner.variables if id(v) not in left_out]
-        of = slots_of(state, variables)
-        return [*variables, *state], [*range(len(variables)), *of]
-
     def _moved(self, i, mask, weight, dense, t):
-        """The next mask of weight `i`: as many ones, some of them elsewhere."""
-        angle = math.pi / self.end * ops.cast(t, "float32")
-        share = self.fraction / 2 * (1 + ops.cos(angle))
-        k = ops.cast(ops.floor(share * self._ones[i] + ROUNDING), "int32")
-        kept = largest(ops.where(mask, ops.abs(weight), -1), self._ones[i] - k)
+        """The next mask of weight `i`."""
+        share = self.fraction / 2 * (1 + ops.cos(math.pi / self.end * ops.cast(t, "float32")))
         drawn = self.growth == "random"
         score = noise.draw(mask.shape, noise.key(self.seed, t, i)) + 1 if drawn else abs(dense[i])
-        return ops.logical_or(kept, largest(ops.where(kept, -1, score), k))
+        return moved(mask, self._ones[i], share, weight, score)
 
     def densities(self):
         """Return the share of entries that are not masked: a dict by path of the kernels."""
@@ -219,31 +201,3 @@ class RigL(Method):
         sizes = {i: math.prod(self.trainable_variables[i].shape) for i in among}
         left = {i: self._ones.get(i, sizes[i]) / sizes[i] for i in among}
         return {self.trainable_variables[i].path: share for i, share in left.items()}
-
-
-def first_mask(shape, ones, key):
-    """Initializer of a mask of so many `ones` at random."""
-    size = math.prod(shape)
-    order = np.random.default_rng([part % 2**32 for part in key]).permutation(size)
-    return lambda *_, dtype=None, **__: ops.convert_to_tensor((order < ones).reshape(shape), dtype)
-
-
-def counts(shapes, sparsity, distribution):
-    """Number of weights that each kernel of these shapes is left with, a list."""
-    sizes = [math.prod(shape) for shape in shapes]
-    left = [size - int(sparsity * size) for size in sizes]
-    if distribution == "uniform":
-        return left
-    density = [sum(shape) / size for shape, size in zip(shapes, sizes, strict=True)]
-    sparse = set(range(len(shapes)))
-    while sparse:
-        rest = sum(left) - sum(sizes[i] for i in range(len(sizes)) if i not in sparse)
-        eps = rest / sum(density[i] * sizes[i] for i in sparse)
-        most = max(density[i] for i in sparse)
-        if eps * most <= 1:
-            break
-        sparse = {i for i in sparse if density[i] < most}
-    return [
-        size - int((1 - eps * density[i]) * size) if i in sparse else size
-        for i, size in enumerate(sizes)
-    ]

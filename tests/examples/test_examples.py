@@ -62,7 +62,7 @@ def test_data_that_are_not_prepared_are_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", common.NAMES)
 def test_is_short_and_says_what_it_is(name):
-    assert 40 <= len(source(name).splitlines()) <= 150
+    assert 40 <= len(source(name).splitlines()) <= 100
     doc = ast.get_docstring(ast.parse(source(name)))
     assert f"python -m examples.{name}" in doc and "Reference: " in doc
 

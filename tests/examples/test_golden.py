@@ -6,8 +6,8 @@ import pytest
 from support.problems import golden
 
 from examples import adversarial_l1, common, features_or_learning, gaussian_mixture
-from examples import binary_perceptron as perceptron
-from examples import minimax_stability as minimax
+from examples.parts import games as minimax
+from examples.parts import perceptron
 from keras_smoothout.landscape.sharpness import shallow_pac_bayes as shallow
 
 pytestmark = pytest.mark.tensorflow  # In float64, which JAX has to be told.

@@ -1,5 +1,6 @@
 """KFAC: another implementation's numbers, least squares, invariance, each layer, what is drawn."""
 
+import contextlib
 import functools
 
 import keras
@@ -14,6 +15,7 @@ import keras_smoothout as ks
 from keras_smoothout import backend, fisher, kronecker
 from keras_smoothout.around import chain
 from keras_smoothout.evaluation import Batch, state_variables
+from keras_smoothout.kronecker_inverse import inverse, inverses
 from keras_smoothout.methods import kfac
 
 GOLDEN = golden("kfac")
@@ -182,8 +184,11 @@ CONVOLUTIONS = {
     "strides, valid": lambda: layers.Conv2D(3, (3, 2), strides=2, use_bias=False),
     "dilation": lambda: layers.Conv2D(3, 3, dilation_rate=(2, 1), padding="same"),
 }
+CHANNELS_FIRST = {"padding": "same", "strides": (2, 1), "data_format": "channels_first"}
 LAYERS = {
     **{name: (make, (2, 6, 7, 2)) for name, make in CONVOLUTIONS.items()},
+    "channels first": (lambda: layers.Conv2D(3, (2, 3), **CHANNELS_FIRST), (2, 2, 6, 7)),
+    "1D, channels first": (lambda: layers.Conv1D(3, 2, data_format="channels_first"), (2, 4, 7)),
     "1D": (lambda: layers.Conv1D(3, 3, strides=2, padding="same"), (2, 7, 4)),
     "causal": (lambda: layers.Conv1D(3, 2, dilation_rate=3, padding="causal"), (2, 7, 4)),
     "3D": (lambda: layers.Conv3D(3, 2, padding="same"), (2, 3, 4, 5, 2)),
@@ -406,6 +411,42 @@ def test_two_replicas_hold_the_factors_of_the_whole_batch(sampled):
             assert_close(a, b, 1e-4)
 
 
+@pytest.mark.tensorflow
+def test_two_replicas_with_synchronized_normalization():
+    # Its moments are summed over replicas, in the pass that measures, too.
+    def run(devices, synchronized):
+        with devices:
+            keras.utils.set_random_seed(0)
+            norm = layers.BatchNormalization(synchronized=synchronized)
+            net = [layers.Flatten(), layers.Dense(6), norm, layers.Dense(10)]
+            model = ks.wrap(keras.Sequential([keras.Input((8, 8, 1)), *net]))
+            model.compile(ks.KFAC(sgd(), 0.1, sampled=False, curvature_period=2, **FREE), LOSS)
+        model.fit(*images(8), 8, epochs=3, shuffle=False, verbose=0)
+        return [*model.get_weights(), *map(array, model.optimizer.factors)]
+
+    for a, b in zip(
+        run(two_replicas().scope(), True), run(contextlib.nullcontext(), False), strict=True
+    ):
+        assert_close(a, b, 1e-4)
+
+
+@pytest.mark.jax
+def test_eight_devices_hold_the_factors_of_the_whole_batch():
+    def run():
+        model = dense_net(curvature_period=2)
+        model.fit(*images(8), 8, epochs=3, shuffle=False, verbose=0)
+        return model
+
+    one = run()
+    with keras.distribution.DataParallel().scope():
+        many = run()
+        assert all(len(v.value.sharding.device_set) == 8 for v in many.optimizer.factors)
+    for a, b in zip(one.variables, many.variables, strict=True):
+        assert_close(array(a), array(b), 1e-4)
+    for a, b in zip(one.optimizer.factors, many.optimizer.factors, strict=True):
+        assert_close(array(a), array(b), 1e-4)
+
+
 def test_the_norm_of_a_step_is_within_the_constraint():
     x, y = images(8)
     steps = {}
@@ -454,15 +495,24 @@ def test_a_factor_of_one_number_is_not_damped():
     a, g = np.array([[2.0, 0.5], [0.5, 1.0]], "float32"), np.array([[3.0]], "float32")
     one, eye = np.ones((1, 1)), np.eye(2)
     for first, second in ((a, g), (g, a)):
-        found = np.kron(
-            *map(array, kronecker.inverses(*map(ops.convert_to_tensor, (first, second)), 0.1))
-        )
+        found = np.kron(*map(array, inverses(*map(ops.convert_to_tensor, (first, second)), 0.1)))
         assert_close(found, np.linalg.inv(3 * a + 0.1 * eye), 1e-5)
-    found = kronecker.inverses(*map(ops.convert_to_tensor, (g, g)), 0.1)
+    found = inverses(*map(ops.convert_to_tensor, (g, g)), 0.1)
     assert_close(array(found[0]) * array(found[1]), one / 9.1, 1e-6)
-    found = kronecker.inverses(ops.convert_to_tensor(a), ops.zeros((2, 2)), 0.1)  # A dead layer.
+    found = inverses(ops.convert_to_tensor(a), ops.zeros((2, 2)), 0.1)  # A dead layer.
     for matrix in found:
         assert_close(array(matrix), eye, 0)
+
+
+def test_large_matrices_are_inverted_by_blocks():
+    # Of 300 rows, in two blocks, and of a rank that is too low.
+    x = np.random.default_rng(0).normal(size=(100, 300))
+    matrix = x.T @ x / 100
+    true = np.linalg.inv(matrix + 0.01 * np.eye(300))
+    found = array(inverse(ops.convert_to_tensor(matrix, "float32"), 0.01, True))
+    assert np.abs(found - true).max() < 1e-4 * np.abs(true).max()
+    bare = inverse(ops.convert_to_tensor(matrix, "float32"), 0.0, True)
+    assert np.all(np.isfinite(array(bare)))  # Rounding alone would make eigenvalues negative.
 
 
 def test_factors_that_are_not_finite_are_left_out(monkeypatch):

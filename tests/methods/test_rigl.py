@@ -20,8 +20,8 @@ from support.problems import PRECISE, TENSORFLOW, assert_close, crossentropy, fl
 
 import keras_smoothout as ks
 from keras_smoothout.around import chain, slots_of
+from keras_smoothout.masks import counts
 from keras_smoothout.methods import BASES
-from keras_smoothout.methods.rigl import counts
 
 RIGL = golden("rigl")
 FOREVER = 10**9
