@@ -43,6 +43,7 @@ def fading(value):
     return keras.optimizers.schedules.ExponentialDecay(value, decay_steps=4, decay_rate=0.5)
 
 
+NEEDED = {"ivon": {"ess": 1000.0}}  # What a base optimizer has no default for.
 SHORT = {ks.EntropySGD: {"langevin_steps": 2}}  # What would do nothing in a few steps.
 
 
@@ -134,7 +135,11 @@ def optimizer_of(name, inner=None, strength=1.0):
     inner = sgd() if inner is None else inner
     if name in METHODS:
         return METHODS[name](inner, strength)
-    return BASES[name](0.05) if name in BASES else SEAM[name].make(inner, strength)
+    return (
+        BASES[name](0.05, **NEEDED.get(name, {}))
+        if name in BASES
+        else SEAM[name].make(inner, strength)
+    )
 
 
 def contract_net(seed=0, dropout=0.3):

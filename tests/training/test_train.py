@@ -417,6 +417,15 @@ def test_a_nested_method_is_built_from_the_outermost_in():
     assert (type(sgd), sgd.momentum, sgd.clipnorm) == (keras.optimizers.SGD, 0.9, 2)
 
 
+@pytest.mark.parametrize(("flags", "ess"), [([], 1280), (["--ess=50"], 50)])
+def test_ivon_knows_the_number_of_training_images(flags, ess):
+    options.parse(["train.py", "--method=swa+ivon", *flags])
+    course = courses.plan(options.FLAGS, 1280)
+    methods.settle(options.FLAGS, ["swa+ivon"], course)
+    assert methods.optimizer(options.FLAGS, "swa+ivon", 0, course).inner.ess == ess
+    assert f"--ess={ess}" in options.kept()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -490,6 +499,7 @@ def test_a_nested_method_is_built_from_the_outermost_in():
             "--method=replicatedsgd --batch_size=130 --ghost_batch_size=32",
             "Received: 2 images for 3 copies",
         ),
+        ("--method=sam+kfac --model_copies=2", "`KFAC` is not known to"),
         ("--compare=swa,entropysgd+swa", "--start must be given"),
         ("--data_dir=hdfs://a", "flag --data_dir=hdfs://a: must be a folder, or one in a store"),
         ("smoothout", "train.py takes flags only. Received: smoothout"),
