@@ -128,6 +128,7 @@ SEAM = {
 
 # One row for each place of the seam and a nest, for what starts processes.
 FEW = ("smoothout", "sam", "lookahead_smoothout", "nudged", "lamb")
+FAMILIES = ("swa_lookahead", "entropysgd", "replicatedsgd", "dpsgd")  # Averages, chains, copies.
 
 
 def optimizer_of(name, inner=None, strength=1.0):
