@@ -64,6 +64,7 @@ def main(_):
             methods.optimizer(FLAGS, method, 0, course)
         auto.check(FLAGS, names, course, there)
         source = runs.load(FLAGS)
+        runs.check_noise_scale(FLAGS, there, source)
         runs.check_network(FLAGS, source)
         course = courses.plan(FLAGS, source.train.examples, there)
         methods.settle(FLAGS, names, course)
@@ -126,7 +127,9 @@ def train(names, seeds, workdir, source, course, there):
         picture = workdir / "comparison.png"
         draw(curves.learning, histories, picture, title)
         report.write((histories, summaries, options.kept()), workdir / "comparison.html", title)
-    say(f"\n{curves.table(summaries)}\n\nPicture: {picture}")
+    worth = "\n".join(curves.worth(summaries, FLAGS.batch_size))
+    closing = [f"\n{curves.table(summaries)}", *[worth] * bool(worth), f"Picture: {picture}"]
+    say("\n\n".join(closing))
 
 
 def draw(plot, data, picture, title):

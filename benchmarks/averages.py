@@ -4,7 +4,8 @@ Handwritten digits, a fifth of the training labels wrong, a constant learning ra
 shows the test accuracy of the weights in training and of their averages, epoch by epoch; the second
 one the test loss of a fast geometric ensemble: each member, and the ensemble of all members so far.
 Baselines are not tuned, so the numbers show that averages work here, and no gain over a well-tuned
-schedule; the ensemble is better than the mean of its members, and not than the best of them.
+schedule; the ensemble is better than the mean of its members, and not than the best of them. It
+also prints how flat the training loss is at the last weights and at their averages.
 """
 
 import pathlib
@@ -14,7 +15,7 @@ import matplotlib
 import numpy as np
 
 import keras_smoothout as ks
-from keras_smoothout import datasets
+from keras_smoothout import datasets, landscape
 
 matplotlib.use("Agg")
 
@@ -23,6 +24,7 @@ from matplotlib import pyplot as plt
 PICTURE = pathlib.Path(__file__).parent / "figures" / "averages.png"
 BATCH, TRAINED, EPOCHS, START, RATE, MOMENTUM = 32, 1200, 40, 10, 0.1, 0.9
 CYCLE, MEMBERS = 4, 5  # In epochs.
+FLATNESS = ["lambda_max", "hessian_trace", "filter_noise"]
 
 
 def digits(seed=0, noise=0.2):
@@ -72,13 +74,24 @@ class Tested(keras.callbacks.Callback):
 
 
 def averages(seed=0):
-    """For each epoch, logs of the weights in training, of SWA from epoch 10 on, and of LAWA."""
+    """For each epoch, logs of the weights in training, of SWA from epoch 10 on, and of LAWA.
+
+    Those of the last epoch have the measures `FLATNESS` of the training loss, too.
+    """
     train, test = digits(seed)
     updates = -(-TRAINED // BATCH)
     inner = keras.optimizers.SGD(RATE, MOMENTUM)
     model = compiled(seed, ks.SWA(inner, start=START * updates, period=updates))
     tested = Tested(seed, test)
     model.fit(*train, BATCH, EPOCHS, validation_data=test, verbose=0, callbacks=[tested])
+    with ks.weights_of(model):
+        points = {"SWA": model.get_weights()}
+    points |= {"live": tested.latest[-1]}
+    points |= {"LAWA": [np.mean(w, 0) for w in zip(*tested.latest, strict=True)]}
+    for name, weights in points.items():
+        tested.plain.set_weights(weights)
+        found = landscape.measures(landscape.Objective(tested.plain, *train), FLATNESS)
+        tested.rows[-1][name] |= {row.measure: row.value for row in found}
     return tested.rows
 
 
@@ -109,6 +122,7 @@ def main():
         curve = [100 * row[name]["accuracy"] for row in rows]
         left.plot(range(1, EPOCHS + 1), curve, color=color, label=name)
         print(f"{name}: test accuracy {curve[-1]:.1f} %, loss {rows[-1][name]['loss']:.3f}")
+        print(*(f"  {measure} {rows[-1][name][measure]:.3g}" for measure in FLATNESS))
     for name, color in (("member", "#999999"), ("ensemble", "#D55E00")):
         losses = [row[name]["loss"] for row in members]
         right.plot(range(1, len(members) + 1), losses, "o-", color=color, label=name)

@@ -98,6 +98,7 @@ MODELS = {
 METHODS = {
     **{name: method(row) for name, row in methods.METHODS.items()},
     **{name: lambda c=cls: c(0.01) for name, cls in methods.BASES.items()},
+    "ivon": lambda: ks.IVON(0.01, ess=1000.0),
     "sgd": lambda: "sgd",
     "adam": lambda: keras.optimizers.Adam(0.01, use_ema=True),
     "accumulating": lambda: ks.SAM(keras.optimizers.SGD(0.01, gradient_accumulation_steps=2)),

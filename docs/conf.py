@@ -93,6 +93,7 @@ def table():
 
 def nesting():
     """Which method must not be inside which, found by trying each pair."""
+    copied = [f"`{cls.__name__}`" for cls in methods.BASES.values() if cls.per_copy]
     lines = ["| method | refuses inside of it | in `Copies` |", "|---|---|---|"]
     for outer in (row.cls for row in methods.METHODS.values()):
         reasons = {}
@@ -103,13 +104,14 @@ def nesting():
                 reason = re.search(", which (.*?): ", str(refusal))[1]
                 reasons.setdefault(reason, []).append(f"`{inner.__name__}`")
         refused = "; ".join(f"{', '.join(inner)}, which {why}" for why, inner in reasons.items())
-        copied = "works" if outer.per_copy else "refused"
-        lines.append(f"| `{outer.__name__}` | {refused or 'nothing'} | {copied} |")
+        in_copies = "works" if outer.per_copy else "refused"
+        lines.append(f"| `{outer.__name__}` | {refused or 'nothing'} | {in_copies} |")
     return page(
         "What goes inside what",
         "Every method takes every other one, and every optimizer of Keras, except what would lose "
         "something. That is refused when the nest is made, and the error says whether the other "
-        "way around works. `Copies` takes what does to each copy what it does to a model.",
+        "way around works. `Copies` takes what does to each copy what it does to a model, and of "
+        f"the base optimizers {', '.join(copied)}. [More on `Copies`](../copies.md).",
         "\n".join(lines),
     )
 

@@ -10,11 +10,12 @@ from keras_smoothout.weights import largest
 ROUNDING = 1e-3  # Of a number of weights, which float32 can leave just below an integer.
 
 
-def first_mask(shape, ones, key):
-    """Initializer of a mask of so many `ones` at random."""
-    size = math.prod(shape)
+def first_mask(shape, ones, key, copies=None):
+    """Initializer of a mask of so many `ones` at random, the same in each copy."""
+    size = math.prod(shape) // (copies or 1)
     order = np.random.default_rng([part % 2**32 for part in key]).permutation(size)
-    return lambda *_, dtype=None, **__: ops.convert_to_tensor((order < ones).reshape(shape), dtype)
+    mask = np.tile(order < ones, copies or 1).reshape(shape)
+    return lambda *_, dtype=None, **__: ops.convert_to_tensor(mask, dtype)
 
 
 def counts(shapes, sparsity, distribution):
@@ -38,11 +39,12 @@ def counts(shapes, sparsity, distribution):
     ]
 
 
-def moved(mask, ones, share, weight, score):
+def moved(mask, ones, share, weight, score, copies=None):
     """The next `mask`: without a `share` of its `ones`, and with as many where `score` is largest.
 
-    The smallest of `weight` are dropped, and what was dropped can be grown again.
+    The smallest of `weight` are dropped, and what was dropped can be grown again. With `copies`,
+    in each of them.
     """
     k = ops.cast(ops.floor(share * ones + ROUNDING), "int32")
-    kept = largest(ops.where(mask, ops.abs(weight), -1), ones - k)
-    return ops.logical_or(kept, largest(ops.where(kept, -1, score), k))
+    kept = largest(ops.where(mask, ops.abs(weight), -1), ones - k, copies)
+    return ops.logical_or(kept, largest(ops.where(kept, -1, score), k, copies))

@@ -38,9 +38,10 @@ def check_per_copy(optimizer):
         elementwise = type(inside) in [getattr(optimizers, n) for n in ELEMENTWISE]
         if not getattr(type(inside), "per_copy", elementwise):
             raise ValueError(
-                f"`optimizer` must treat each copy alone, and `{name}` is not known to: a norm "
-                "would be that of all copies together, for example. Train the copies by another "
-                "optimizer. A class of your own that is elementwise, or takes "
+                f"`optimizer` must treat each of the `Copies` alone, and `{name}` is not known to: "
+                "a norm would be that of all copies together, for example. Train the copies by "
+                "another optimizer, or models one by one by this one. A class of your own that is "
+                "elementwise, or takes "
                 "`keras_smoothout.weights.norm(weights, copies)`, says so by `per_copy = True`. "
                 f"Received: optimizer={name}"
             )

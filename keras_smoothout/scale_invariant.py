@@ -5,6 +5,7 @@ import itertools
 import keras
 from keras import layers
 
+from keras_smoothout.copies import Copies
 from keras_smoothout.graph import functional, walk
 
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -20,7 +21,7 @@ def scale_invariant(model):
     up to the epsilon of BatchNormalization.
 
     Args:
-        model: A built functional or sequential model.
+        model: A built functional or sequential model, or `Copies` of one.
 
     Returns:
         Tuple of strings, for the `weights` of `FixedEffectiveRate`.
@@ -37,6 +38,8 @@ def scale_invariant(model):
         ('first/kernel',)
     """
     found, spoiled = {}, set()
+    copied = isinstance(model, Copies)
+    single = model.copied() if copied else model
 
     def rule(operation, given, tensors):
         normalizes = isinstance(operation, layers.BatchNormalization) and operation.trainable
@@ -44,11 +47,11 @@ def scale_invariant(model):
             spoiled.update(*given)
         if not isinstance(operation, (layers.Dense, *CONVOLUTIONS)):
             return itertools.repeat(frozenset())
-        path = operation.kernel.path
+        path = (model.stacked(operation.kernel) if copied else operation.kernel).path
         found[path] = operation.trainable
         if operation.activation is not keras.activations.linear:
             spoiled.add(path)
         return [frozenset([path])]
 
-    spoiled.update(*walk(model, [frozenset()] * len(functional(model).inputs), rule))
+    spoiled.update(*walk(single, [frozenset()] * len(functional(single).inputs), rule))
     return tuple(path for path, trained in found.items() if trained and path not in spoiled)

@@ -61,9 +61,9 @@ def copies_of(variables):
     return next((getattr(v, "copies", None) for v in variables), None)
 
 
-def largest(scores, count):
-    """Where the `count` largest of `scores` are; of equal ones, the first."""
-    order = ops.argsort(-ops.reshape(scores, (-1,)))
+def largest(scores, count, copies=None):
+    """Where the `count` largest of `scores` are, in each copy; of equal ones, the first."""
+    order = ops.argsort(-ops.reshape(scores, (copies or 1, -1)))
     ranks = ops.cast(ops.argsort(order), "int32")
     return ops.reshape(ranks < count, scores.shape)
 
@@ -89,9 +89,9 @@ def of_length(length, direction, copies=None):
     return scale(ops.convert_to_tensor(length, size.dtype) / size, direction)
 
 
-def across(a, b):
-    """The part of `a` that is orthogonal to `b`."""
-    return add(a, -dot(a, b) / (dot(b, b) + EPSILON**2), b)
+def across(a, b, copies=None):
+    """The part of `a` that is orthogonal to `b`, over all weights or in each of the copies."""
+    return add(a, -dot(a, b, copies) / (dot(b, b, copies) + EPSILON**2), b)
 
 
 def filter_norms(weight, copies=None):

@@ -31,6 +31,7 @@ class Course(NamedTuple):
 
     recipe: Recipe
     stages: tuple
+    examples: int  # To train on.
     small_rate: float = 1.0  # Factor on the learning rate for batches of the base size.
 
     @property
@@ -107,6 +108,7 @@ def plan(options, examples, devices=ONE):
             for epochs, size in stages
             if epochs
         ),
+        examples,
         options.learning_rate / recipe.learning_rate if recipe.learning_rate else 1.0,
     )
 

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 import statistics
 
 import matplotlib
@@ -37,10 +38,13 @@ def write(history, path):
 
 
 def read(path):
-    """Reads what `write` wrote."""
-    lines = path.read_text().splitlines()
-    rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
-    return [row | {"epoch": int(row["epoch"])} for row in rows]
+    """Reads what `write` wrote, and counts as integers."""
+
+    def number(text):
+        return int(text) if text.isdecimal() else float(text)
+
+    rows = csv.DictReader(path.read_text().splitlines())
+    return [{key: number(value) for key, value in row.items()} for row in rows]
 
 
 def table(summaries):
@@ -55,6 +59,25 @@ def table(summaries):
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines
     )
+
+
+def worth(summaries, batch_size):
+    """Lines that say how large a batch is still worth it, one for each method that knows.
+
+    Args:
+        summaries: from the name of a method to the summaries of its runs.
+        batch_size: of these runs.
+    """
+    for method, runs in summaries.items():
+        scales = [run["gradient_noise_scale"] for run in runs if "gradient_noise_scale" in run]
+        if not scales:
+            continue
+        scale = max(0.0, statistics.median(scales))
+        yield (
+            f"{method}, gradient noise scale {scale:.3g}: batches of {batch_size} take "
+            f"{1 + scale / batch_size:.3g} times the fewest updates and "
+            f"{1 + (batch_size / scale if scale else math.inf):.3g} times the fewest examples"
+        )
 
 
 def cells(summaries):

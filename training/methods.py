@@ -6,10 +6,12 @@ of a constructor is an option.
 
 import inspect
 import re
+from typing import NamedTuple
 
 import keras
 
 from keras_smoothout import methods, scale_invariant
+from keras_smoothout.per_copy import check_per_copy
 from keras_smoothout.schedules import Strided
 
 CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
@@ -19,7 +21,6 @@ KERAS = {  # name: class, and the arguments that are options.
     "adamw": (keras.optimizers.AdamW, ("learning_rate", "weight_decay", *CLIPS)),
 }
 AUTO = "auto"  # Value of an option that `training.auto` finds.
-LATE = {"start": methods.SWA, "end": methods.RigL}  # By default at three quarters of the training.
 NOT_OPTIONS = ("self", "inner", "name", "kwargs")
 
 
@@ -68,7 +69,7 @@ def generated():
             shown = ",".join(default) if isinstance(default, tuple) else str(default)
             defaults.setdefault(shown, []).append(method)
         told = "; ".join(f"{value} for {', '.join(of)}" for value, of in defaults.items())
-        told = "three quarters of the training" if argument in LATE else told
+        told = FROM_COURSE[argument].said if argument in FROM_COURSE else told
         texts = (described(cls, argument) for cls, _ in rows.values())
         text = next((text for text in texts if text), "")
         yield argument, next(iter(rows.values()))[1], f"{text} Defaults: {told}."
@@ -103,11 +104,31 @@ def late(options, method, course):
     return max(1, course.step_at(course.epochs * 3 // 4) // stride(options, method))
 
 
+def examples(options, method, course):
+    """The number of training examples."""
+    return course.examples
+
+
+class FromCourse(NamedTuple):
+    """The default of an option that follows from the training: who takes it, what it is."""
+
+    cls: type
+    value: object  # Function of options, method and course.
+    said: str
+
+
+FROM_COURSE = {
+    "start": FromCourse(methods.SWA, late, "three quarters of the training"),
+    "end": FromCourse(methods.RigL, late, "three quarters of the training"),
+    "ess": FromCourse(methods.IVON, examples, "the number of training examples"),
+}
+
+
 def settle(options, names, course):
-    """Set the options that follow from the number of epochs, which a resumed run can raise."""
-    for option, late_cls in LATE.items():
-        takers = [name for name in names if late_cls in [cls for cls, _ in nested(name)]]
-        found = {late(options, name, course) for name in takers}
+    """Set the options that follow from the training, whose epochs a resumed run can raise."""
+    for option, row in FROM_COURSE.items():
+        takers = [name for name in names if row.cls in [cls for cls, _ in nested(name)]]
+        found = {row.value(options, name, course) for name in takers}
         if getattr(options, option) is None and found:
             if len(found) > 1:
                 raise ValueError(
@@ -138,7 +159,9 @@ def optimizer(options, method, seed, course, model=None):
     for depth, (cls, names) in enumerate(reversed(nested(method))):
         values["seed"] = seed + depth  # Nested noise is independent.
         given = {n: values[n] for n in names if values[n] is not None}
-        for option in [option for option, late_cls in LATE.items() if cls is late_cls]:
-            given.setdefault(option, late(options, method, course))
+        for option in [option for option, row in FROM_COURSE.items() if cls is row.cls]:
+            given.setdefault(option, FROM_COURSE[option].value(options, method, course))
         inner = (cls(*inner, **given),)
+    if copies(options, method) > 1:
+        check_per_copy(inner[0])
     return inner[0]

@@ -122,6 +122,13 @@ switch("recalibrate", False, "Re-estimate moving statistics on the training imag
 text("workdir", None, "Folder of the run (default: runs/<dataset>-<model>-<method>).")
 switch("terminate_on_nan", True, "End a run whose loss is not finite; its checkpoint stays.")
 switch("track_distance", False, "Record how far the weights go: distance.csv, distance.png.")
+switch("track_noise_scale", False, "Record how large a batch is worth it, from ghost batches.")
+number(
+    "largest_batch_size",
+    None,
+    "Let the batch size follow the noise scale from epoch to epoch, from --batch_size to this.",
+    1,
+)
 switch("resume", False, "Continue the run in --workdir, with its flags except those given.")
 switch("resume_or_begin", False, "--resume if --workdir holds a run: for jobs that are restarted.")
 number(
@@ -264,6 +271,13 @@ def check(f):
     for name, schedule in (("lr_decay", "piecewise"), ("lr_power", "polynomial")):
         idle = f.lr_schedule != schedule and f[name].value != f[name].default
         refuse(idle, f"--{name} needs --lr_schedule={schedule}")
+    follows = f.largest_batch_size is not None
+    refuse(follows and not f.track_noise_scale, "--largest_batch_size needs --track_noise_scale")
+    small = follows and f.largest_batch_size < f.batch_size
+    refuse(small, "--largest_batch_size must not be below --batch_size")
+    for name in ("base_batch_size", "augment", "drop_remainder") if follows else ():
+        idle = f[name].value != f[name].default
+        refuse(idle, f"--{name} and --largest_batch_size exclude each other")
     refuse(f.warmup_epochs >= f.epochs, "--warmup_epochs must be less than --epochs")
     refuse(f.ghost_batch_size > f.batch_size, "--ghost_batch_size must not exceed --batch_size")
     refuse(f.resume_or_begin and not f.workdir, "--resume_or_begin needs --workdir")

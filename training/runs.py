@@ -11,6 +11,7 @@ import keras
 
 import keras_smoothout as ks
 import models
+from keras_smoothout.datasets import MEMORY_BYTES
 from training import batches, images, methods, records, signals, workdirs
 
 EVALUATION_BATCH = 500
@@ -59,6 +60,48 @@ def check_network(options, source):
         )
 
 
+def follow(options, seed, source, course, history):
+    """Return batches whose size follows the noise scale, after the epochs of `history`."""
+    x, y = next(iter(batches.testing(source, source.train, source.train.examples)))
+    found = ks.NoiseScaleBatches(
+        x.numpy(),
+        y.numpy(),
+        options.batch_size,
+        updates=course.stages[0].steps,
+        most=options.largest_batch_size,
+        seed=seed,
+    )
+    scales = [math.nan, *(row["gradient_noise_scale"] for row in history)]
+    for epoch, scale in enumerate(scales):
+        found.begin(epoch, scale)
+    return found
+
+
+def check_noise_scale(options, devices, source):
+    """Raise unless a step has gradients to compare, and batches that follow fit into memory."""
+    replicas = devices.replicas if devices.strategy else 1
+    ghost = options.ghost_batch_size or math.inf
+    parts = 0 < ghost < options.batch_size // replicas and not options.ghost_layers
+    if options.track_noise_scale and replicas == 1 and not parts:
+        raise ValueError(
+            "--track_noise_scale compares the gradients of parts of a batch: pass a "
+            "--ghost_batch_size below --batch_size, without --ghost_layers, or a --strategy with "
+            f"several replicas. Received: --ghost_batch_size={options.ghost_batch_size} "
+            f"--batch_size={options.batch_size} --ghost_layers={options.ghost_layers}"
+        )
+    if options.largest_batch_size and devices.processes > 1:
+        raise ValueError(
+            "--largest_batch_size is for one process, in which all devices are. Received: "
+            f"{devices.processes} processes"
+        )
+    size = 4 * source.train.examples * math.prod(source.image_shape)
+    if options.largest_batch_size and size > MEMORY_BYTES:
+        raise ValueError(
+            "--largest_batch_size needs all training images in memory: pass --train_examples or "
+            f"--image_size. Received: {source.train.examples} images of {source.image_shape}"
+        )
+
+
 def build(options, method, seed, source, course):
     """Return a compiled model."""
     keras.config.set_dtype_policy(options.mixed_precision)
@@ -103,6 +146,9 @@ def train(options, method, seed, source, course, workdir, devices):
     for number in position:
         devices.agree(number, differ)
     callbacks = [records.TerminateOnNaN(workdir)] if options.terminate_on_nan else []
+    following = options.largest_batch_size and follow(options, seed, source, course, history)
+    if options.track_noise_scale:
+        callbacks.append(ks.GradientNoiseScale(batches=following))
     if devices.first and options.track_distance:
         callbacks.append(ks.DistanceFromInit(workdir / "distance.csv", start=start))
     rate = functools.partial(course.rate_at, options)
@@ -119,11 +165,11 @@ def train(options, method, seed, source, course, workdir, devices):
         begun = position.step if epochs.start == position.epoch else 0
         order = (options.augment, seed, options.drop_remainder, begun)
         model.fit(
-            batches.training(source, stage.batch_size, epochs, *order),
+            following or batches.training(source, stage.batch_size, epochs, *order),
             validation_data=test,
             initial_epoch=epochs.start,
             epochs=epochs.stop,
-            steps_per_epoch=stage.steps,
+            steps_per_epoch=None if following else stage.steps,
             shuffle=False,
             verbose=options.verbose if devices.first else 0,
             callbacks=callbacks,
@@ -142,7 +188,12 @@ def train(options, method, seed, source, course, workdir, devices):
         seconds = statistics.median_low(times[1:] or times or [math.nan])
         last = course.stages[-1]
         shown = min(last.steps * last.batch_size, source.train.examples)
+        if following:
+            sizes = [row["batch_size"] for row in history]
+            shown = last.steps * statistics.median_low(sizes[1:] or sizes)
         summary |= {"seconds_per_epoch": seconds, "images_per_second": shown / seconds}
+        if options.track_noise_scale:
+            summary["gradient_noise_scale"] = history[-1]["gradient_noise_scale"]
         if devices.first:
             with workdirs.whole(workdir / "model.keras") as path:
                 model.save(path)

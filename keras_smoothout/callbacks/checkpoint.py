@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_smoothout import keras_internals, random_state, saved_state, whole_files
-from keras_smoothout.callbacks.resuming import METRICS, Resumed, running_fit, seek
+from keras_smoothout.callbacks.resuming import METRICS, Resumed, running_fit, seek, watched
 from keras_smoothout.checkpoint_files import Files, Position, checkpoints, path_of, position_of
 from keras_smoothout.checks import check_choice, check_count, check_number, received
 from keras_smoothout.evaluation import sync
@@ -139,8 +139,10 @@ class Checkpoint(keras.callbacks.Callback):
         if self.writes:
             sync(self.model)
             training = self._random | {"value": np.array(self._logged)}
-            if self.position.step and not keras_internals.many_workers(self.model):
-                metrics = saved_state.of(self.model.metrics_variables)
+            if not keras_internals.many_workers(self.model):
+                inside = self.position.step > 0
+                metrics = self.model.metrics_variables if inside else watched(self.model)
+                metrics = saved_state.of(metrics)
                 training |= {f"{METRICS}{name}": array for name, array in metrics.items()}
             self._files.write(self.position, self.model, training)
         self._saved, self._steps, self._time = self.position, 0, time.monotonic()

@@ -29,7 +29,7 @@ class GradientNoiseScale(keras.callbacks.Callback):
     Args:
         decay: Of the running means, for each step, in [0, 1). Defaults to `0.95`.
         batches: `NoiseScaleBatches` that `fit` trains on, whose batch size is to follow, or `None`.
-            Defaults to `None`.
+            The logs then have each epoch's `batch_size`. Defaults to `None`.
 
     Raises:
         ValueError: If an argument is not as above; when the training begins, if the model does not
@@ -109,13 +109,17 @@ class GradientNoiseScale(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.batches is not None:
-            self.batches.begin(epoch, self.scales[-1] if self.scales else math.nan)
+            self.batches.begin(epoch, self.scale())  # After `Checkpoint`, that of the file.
 
-    def on_epoch_end(self, epoch, logs=None):
+    def scale(self):
+        """Return the noise scale now, in examples."""
         sync(self.model)
         square, trace, measured = (float(ops.convert_to_numpy(v)) for v in self.variables)
-        self.scales.append(
-            math.nan if measured == 0 else trace / square if square > 0 else math.inf
-        )
+        return math.nan if measured == 0 else trace / square if square > 0 else math.inf
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.scales.append(self.scale())
         if logs is not None:
             logs["gradient_noise_scale"] = self.scales[-1]
+        if logs is not None and self.batches is not None:
+            logs["batch_size"] = self.batches.batch_sizes[epoch * self.batches.updates]

@@ -21,13 +21,20 @@ class Resumed(NamedTuple):
 
     def skip(self, model):
         """Let `fit` pass over the steps of the epoch that are done."""
+        saved = {
+            name.removeprefix(METRICS): array
+            for name, array in self.arrays.items()
+            if name.startswith(METRICS)
+        }
         if self.position.step:
-            metrics = {
-                name.removeprefix(METRICS): array
-                for name, array in self.arrays.items()
-                if name.startswith(METRICS)
-            }
-            skip(model, self.position.step, metrics or None, self.reads)
+            skip(model, self.position.step, saved or None, self.reads)
+        elif saved_state.difference(watched(model), saved) is None:
+            saved_state.assign(watched(model), saved)
+
+
+def watched(model):
+    """The variables of a callback that sees the gradients of `model`, which last beyond epochs."""
+    return getattr(getattr(model, "_watcher", None), "variables", ())
 
 
 def running_fit(model, frame=None):

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_smoothout.checks import check_names, check_strength
 from keras_smoothout.method import Method, included, strength_at
-from keras_smoothout.weights import norm, of_length
+from keras_smoothout.weights import copies_of, norm, of_length
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -52,6 +52,8 @@ class AWP(Method):
         2020, arXiv:2004.05884.
     """
 
+    per_copy = True
+
     def __init__(self, inner, gamma=0.005, exclude=("vector", "bias", "gamma", "beta"), **kwargs):
         check_strength("gamma", gamma)
         check_names("exclude", exclude)
@@ -62,8 +64,9 @@ class AWP(Method):
     def gradients(self, evaluate, weights, step):
         clean = evaluate(weights)
         adverse, gamma = list(weights), strength_at(self.gamma, step)
+        copies = copies_of(self.trainable_variables)
         for i in included(self.trainable_variables, self.exclude):
             w, g = weights[i], clean.grads[i]
-            size = norm([w])
-            adverse[i] = w + of_length(ops.cast(gamma, size.dtype) * size, [g])[0]
+            size = norm([w], copies)
+            adverse[i] = w + of_length(ops.cast(gamma, size.dtype) * size, [g], copies)[0]
         return clean.of(evaluate(adverse).means)

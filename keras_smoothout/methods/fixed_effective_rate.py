@@ -9,13 +9,14 @@ import math
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.around import chain
 from keras_smoothout.checks import check_choice, check_names, check_number
 from keras_smoothout.method import Method
-from keras_smoothout.weights import dot, filter_norms, multiply, norm, scale
+from keras_smoothout.weights import along, copies_of, dot, filter_norms, multiply, norm, scale
 
 PERS = ("all", "filter")
 RADIAL = 0.01  # Share of the first gradient along the weights that is no matter of rounding.
@@ -28,10 +29,10 @@ class FixedEffectiveRate(Method):
         w = inner_update(w, r0^2 * g)          for the named weights; others * g for the others
         w = w * r0 / ||w||                     after each update
 
-    `r0` is the norm of the named weights at the first step, over all of them together; it is saved.
-    With `per="filter"`, each filter has norm `r0 / sqrt(filters)` from the first step on, where
-    filters are scaled to it. A schedule of the inner optimizer is one of the effective rate. Works
-    in any Keras model.
+    `r0` is the norm of the named weights at the first step, over all of them together; it is saved,
+    and each of some `Copies` has its own. With `per="filter"`, each filter has norm
+    `r0 / sqrt(filters)` from the first step on, where filters are scaled to it. A schedule of the
+    inner optimizer is one of the effective rate. Works in any Keras model.
 
     Args:
         inner: Optimizer that applies the gradient: an instance, a config or a name; plain SGD in
@@ -71,7 +72,7 @@ class FixedEffectiveRate(Method):
         Three Regimes*, NeurIPS 2022, arXiv:2209.03695; the rule is that of its published code.
     """
 
-    sets_weights = transforms = True
+    per_copy = sets_weights = transforms = True
 
     def __init__(self, inner, weights=("kernel",), per="all", others=0.0, **kwargs):
         check_names("weights", weights)
@@ -103,8 +104,9 @@ class FixedEffectiveRate(Method):
             )
         self._on = tuple(i for i, names in enumerate(parts) if names & set(self.weights))
         wide = {v.dtype for v in self.trainable_variables} & {"float64"} or {"float32"}
-        self.radius = self.add_variable((), "zeros", *wide, name="radius")
-        self.radial = self.add_variable((), "zeros", *wide, name="radial")
+        shape = (copies_of(variables),) if copies_of(variables) else ()
+        self.radius = self.add_variable(shape, "zeros", *wide, name="radius")
+        self.radial = self.add_variable(shape, "zeros", *wide, name="radial")
 
     def update(self, apply, grads, variables):
         on = [variables[i] for i in self._on]
@@ -125,17 +127,18 @@ class FixedEffectiveRate(Method):
 
     def _begun(self, grads, on):
         """The gradients on the sphere, times its squared radius; the first step finds both."""
-        here, first = [backend.read(v) for v in on], backend.read(self.radius) == 0
+        here, first = [backend.read(v) for v in on], ops.all(backend.read(self.radius) == 0)
+        copies = copies_of(on)
         mine = [
             ops.zeros_like(w) if grads[i] is None else backend.dense(grads[i])
             for i, w in zip(self._on, here, strict=True)
         ]
 
         def sums():
-            length = norm(here)
-            return [dot(mine, here), norm(mine) * length, length]
+            length = norm(here, copies)
+            return [dot(mine, here, copies), norm(mine, copies) * length, length]
 
-        zeros = [ops.zeros((), dtype=self.radius.dtype) for _ in range(3)]
+        zeros = [ops.zeros(self.radius.shape, self.radius.dtype) for _ in range(3)]
         along, most, length = ops.cond(first, sums, lambda: zeros)
         along, most = backend.all_reduce_sum([along, most])
         radial = ops.abs(along) / ops.where(most > 0, most, 1.0)
@@ -151,11 +154,14 @@ class FixedEffectiveRate(Method):
 
     def _ratios(self, weights):
         """Factor of each weight or filter that brings it to the sphere."""
-        radius, lengths = backend.read(self.radius), [norm(weights)] * len(weights)
-        if self.per == "filter":
-            lengths = [filter_norms(w) for w in weights]
-            radius = radius / sum(math.prod(n.shape) for n in lengths) ** 0.5
-        ratios = [ops.cast(radius, n.dtype) / ops.where(n > 0, n, 1.0) for n in lengths]
+        radius, copies = backend.read(self.radius), copies_of(self.trainable_variables)
+        if self.per == "all":
+            length = norm(weights, copies)
+            ratio = ops.cast(radius, length.dtype) / ops.where(length > 0, length, 1.0)
+            return [along(ratio, w) for w in weights]
+        lengths = [filter_norms(w, copies) for w in weights]
+        filters = sum(math.prod(n.shape) for n in lengths) // (copies or 1)
+        ratios = [along(radius / filters**0.5, n) / ops.where(n > 0, n, 1.0) for n in lengths]
         return [ops.cast(r, w.dtype) for r, w in zip(ratios, weights, strict=True)]
 
     def _retracted(self, on):
@@ -164,11 +170,12 @@ class FixedEffectiveRate(Method):
 
     def finalize_variable_values(self, var_list):
         super().finalize_variable_values(var_list)
-        if float(ops.convert_to_numpy(self.radial)) > RADIAL:
+        radial = float(np.max(ops.convert_to_numpy(self.radial)))
+        if radial > RADIAL:
             warnings.warn(
                 "The first gradient was not at a right angle to the named weights, so the loss "
                 "depends on their norm: pass `weights=keras_smoothout.scale_invariant(model)`, or "
                 "lower the epsilon of BatchNormalization. Received: a share along the weights of "
-                f"{float(ops.convert_to_numpy(self.radial)):.2g}, weights={self.weights!r}",
+                f"{radial:.2g}, weights={self.weights!r}",
                 stacklevel=2,
             )

@@ -11,7 +11,7 @@ from keras import ops
 from keras_smoothout import backend, keras_internals
 from keras_smoothout.checks import check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import add, lerp, of_length
+from keras_smoothout.weights import add, copies_of, lerp, of_length
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -55,6 +55,8 @@ class FriendlySAM(Method):
     Reference: Li et al., *Friendly Sharpness-Aware Minimization*, CVPR 2024, arXiv:2403.12350.
     """
 
+    per_copy = True
+
     def __init__(self, inner, rho=0.1, sigma=1.0, lmbda=0.9, **kwargs):
         check_strength("rho", rho)
         check_number("sigma", sigma)
@@ -74,7 +76,8 @@ class FriendlySAM(Method):
     def gradients(self, evaluate, weights, step):
         clean = evaluate(weights)
         special = add(clean.grads, -self.sigma, [backend.read(m) for m in self.mean])
-        uphill = of_length(strength_at(self.rho, step), special)
+        copies = copies_of(self.trainable_variables)
+        uphill = of_length(strength_at(self.rho, step), special, copies)
         sharp = clean.of(evaluate(add(weights, 1.0, uphill)).means)
         return sharp._replace(extras={**sharp.extras, self: clean.grads})
 

@@ -9,7 +9,7 @@ import keras
 
 from keras_smoothout.checks import check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import across, add, of_length
+from keras_smoothout.weights import across, add, copies_of, of_length
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -53,6 +53,8 @@ class GSAM(Method):
         2022, arXiv:2203.08065.
     """
 
+    per_copy = True
+
     def __init__(self, inner, rho=0.05, alpha=0.4, **kwargs):
         check_strength("rho", rho)
         check_number("alpha", alpha, most=1)
@@ -61,8 +63,8 @@ class GSAM(Method):
         self.alpha = alpha
 
     def gradients(self, evaluate, weights, step):
-        clean = evaluate(weights)
-        uphill = of_length(strength_at(self.rho, step), clean.grads)
+        clean, copies = evaluate(weights), copies_of(self.trainable_variables)
+        uphill = of_length(strength_at(self.rho, step), clean.grads, copies)
         sharp = evaluate(add(weights, 1.0, uphill))
-        grads = add(sharp.grads, -self.alpha, across(clean.grads, sharp.grads))
+        grads = add(sharp.grads, -self.alpha, across(clean.grads, sharp.grads, copies))
         return clean._replace(grads=grads, extras=sharp.extras)

@@ -31,8 +31,8 @@ class IVON(Asks, keras.optimizers.Optimizer):
 
     Args:
         learning_rate: A float, a `LearningRateSchedule` or a callable. Defaults to `0.1`.
-        ess: Effective sample size: the number of training examples, or less for more noise.
-            Defaults to `1000.0`; set it.
+        ess: Effective sample size: the number of training examples, or less for more noise. It must
+            be given, as an optimizer sees no data; `train.py` gives it. Defaults to `None`.
         hess_init: First value of `h`. Larger is less noise at first. Defaults to `0.5`.
         beta_1: Decay of the mean gradient. Defaults to `0.9`.
         beta_2: Decay of the Hessian's estimate. Defaults to `0.99999`; shorter trainings need less.
@@ -44,7 +44,7 @@ class IVON(Asks, keras.optimizers.Optimizer):
         **kwargs: As for any Keras optimizer: `clipnorm`, `use_ema`, `name` ...
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range; in `build`, if `ess` is `None`.
         RuntimeError: In `apply`, if the train step did not ask for the gradients.
 
     Reduces to: nothing. With `beta_2=1` the width stays, and the step is that of SGD with debiased
@@ -67,12 +67,12 @@ class IVON(Asks, keras.optimizers.Optimizer):
         arXiv:2402.17641.
     """
 
-    own_gradient = True
+    per_copy = own_gradient = True
 
     def __init__(
         self,
         learning_rate=0.1,
-        ess=1000.0,
+        ess=None,
         hess_init=0.5,
         beta_1=0.9,
         beta_2=0.99999,
@@ -82,7 +82,8 @@ class IVON(Asks, keras.optimizers.Optimizer):
         **kwargs,
     ):
         check_rate("learning_rate", learning_rate)
-        check_number("ess", ess, least=1)
+        if ess is not None:
+            check_number("ess", ess, least=1)
         for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             check_number(name, value, most=1)
         check_number("hess_init", hess_init)
@@ -96,7 +97,7 @@ class IVON(Asks, keras.optimizers.Optimizer):
                 f"Received: hess_init={hess_init}, decay={decay}"
             )
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.ess = float(ess)
+        self.ess = None if ess is None else float(ess)
         self.hess_init = float(hess_init)
         self.beta_1 = float(beta_1)
         self.beta_2 = float(beta_2)
@@ -105,6 +106,11 @@ class IVON(Asks, keras.optimizers.Optimizer):
         self.seed = seed
 
     def build(self, variables):
+        if self.ess is None:
+            raise ValueError(
+                "`ess` must be the number of training examples, which an optimizer does not see, "
+                "or less for more noise: `IVON(ess=len(x))`. Received: ess=None"
+            )
         super().build(variables)
         constant = keras.initializers.Constant(self.hess_init)
         self._m, self._h = self.add_optimizer_variables(

@@ -11,7 +11,7 @@ from keras import ops
 from keras_smoothout import backend
 from keras_smoothout.checks import check_count, check_number, check_strength
 from keras_smoothout.method import Method, strength_at
-from keras_smoothout.weights import across, add, norm, of_length, scale
+from keras_smoothout.weights import across, add, copies_of, norm, of_length, scale
 
 
 @keras.saving.register_keras_serializable("keras_smoothout")
@@ -63,7 +63,7 @@ class LookSAM(Method):
         arXiv:2203.02714.
     """
 
-    own_gradient = True
+    per_copy = own_gradient = True
 
     def __init__(self, inner, rho=0.1, alpha=0.7, interval=5, **kwargs):
         check_strength("rho", rho)
@@ -86,10 +86,10 @@ class LookSAM(Method):
         return ops.equal(self.iterations % self.interval, 0)
 
     def gradients(self, evaluate, weights, step):
-        clean = evaluate(weights)
+        clean, copies = evaluate(weights), copies_of(self.trainable_variables)
 
         def sharp():
-            uphill = of_length(strength_at(self.rho, step), clean.grads)
+            uphill = of_length(strength_at(self.rho, step), clean.grads, copies)
             return evaluate(add(weights, 1.0, uphill)).means
 
         if self.interval == 1:
@@ -101,9 +101,12 @@ class LookSAM(Method):
         if self.interval == 1:
             apply(grads)
             return
+        copies = copies_of(variables)
         clean, sharp, due = self.mean_extras(), self.mean_gradient(grads), self.ascends()
         between = ops.logical_and(ops.logical_not(due), self.due)
-        length = ops.where(between, self.alpha * norm(clean), 0.0)
+        length = ops.where(between, self.alpha * norm(clean, copies), 0.0)
         apply(self.plus(grads, scale(length, [backend.read(u) for u in self.across])))
         on = ops.logical_and(due, self.updated)
-        backend.assign_if(on, self.across, lambda: of_length(1.0, across(sharp, clean)))
+        backend.assign_if(
+            on, self.across, lambda: of_length(1.0, across(sharp, clean, copies), copies)
+        )

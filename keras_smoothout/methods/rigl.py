@@ -22,6 +22,7 @@ from keras_smoothout.checks import (
 )
 from keras_smoothout.masks import counts, first_mask, moved
 from keras_smoothout.method import Method, included
+from keras_smoothout.weights import copies_of
 
 DISTRIBUTIONS, GROWTHS = ("erk", "uniform"), ("gradient", "random")
 
@@ -37,13 +38,14 @@ class RigL(Method):
             mask = kept, and the k largest |g| outside of it
             weights that were not in the mask, and their state in inner, are 0
 
-    The mask is drawn at random when the optimizer is built, and the weights are masked there. `g`
-    is the gradient for all entries, masked ones too: the mean over replicas, ghost batches and
-    accumulated calls. The weights that the model holds are sparse after every step, so evaluation
-    and checkpoints need no mask; `keras_smoothout.pruned` returns them as a plain Keras model. A
-    method that goes to other weights for its gradient, such as SAM, moves masked ones there, too.
-    Works in any Keras model; in a plain `keras.Model`, call `optimizer.build` with its weights
-    before `fit`, or the first gradient is that of the dense network.
+    The mask is drawn at random when the optimizer is built, and the weights are masked there. All
+    `Copies` begin with one mask, and each moves its own. `g` is the gradient for all entries,
+    masked ones too: the mean over replicas, ghost batches and accumulated calls. The weights that
+    the model holds are sparse after every step, so evaluation and checkpoints need no mask;
+    `keras_smoothout.pruned` returns them as a plain Keras model. A method that goes to other
+    weights for its gradient, such as SAM, moves masked ones there, too. Works in any Keras model;
+    in a plain `keras.Model`, call `optimizer.build` with its weights before `fit`, or the first
+    gradient is that of the dense network.
 
     Args:
         inner: Optimizer that applies the gradient: an instance, a config or a name.
@@ -93,7 +95,7 @@ class RigL(Method):
         2018, arXiv:1707.04780; its text was not checked.
     """
 
-    sets_weights = transforms = keeps_zeros = True
+    per_copy = sets_weights = transforms = keeps_zeros = True
 
     def __init__(
         self,
@@ -139,14 +141,15 @@ class RigL(Method):
     def build(self, variables):
         super().build(variables)
         among = included(self.trainable_variables, self.exclude)
-        shapes = [self.trainable_variables[i].shape for i in among]
-        left = counts(shapes, self.sparsity, self.distribution)
-        triples = zip(among, left, shapes, strict=True)
-        self._ones = {i: ones for i, ones, shape in triples if ones < math.prod(shape)}
+        self._copies = copies_of(variables)
+        shapes = [v.shape[1:] if self._copies else v.shape for v in self.trainable_variables]
+        self._sizes = {i: math.prod(shapes[i]) for i in among}
+        left = counts([shapes[i] for i in among], self.sparsity, self.distribution)
+        self._ones = {i: n for i, n in zip(among, left, strict=True) if n < self._sizes[i]}
         self.masks = []
         for i, ones in self._ones.items():
             variable = self.trainable_variables[i]
-            first = first_mask(variable.shape, ones, (self.seed, i))
+            first = first_mask(variable.shape, ones, (self.seed, i), self._copies)
             self.masks += [self.add_variable_from_reference(variable, "mask", first)]
             variable.assign(ops.where(backend.read(self.masks[-1]) > 0, backend.read(variable), 0))
 
@@ -193,11 +196,9 @@ class RigL(Method):
         share = self.fraction / 2 * (1 + ops.cos(math.pi / self.end * ops.cast(t, "float32")))
         drawn = self.growth == "random"
         score = noise.draw(mask.shape, noise.key(self.seed, t, i)) + 1 if drawn else abs(dense[i])
-        return moved(mask, self._ones[i], share, weight, score)
+        return moved(mask, self._ones[i], share, weight, score, self._copies)
 
     def densities(self):
         """Return the share of entries that are not masked: a dict by path of the kernels."""
-        among = included(self.trainable_variables, self.exclude)
-        sizes = {i: math.prod(self.trainable_variables[i].shape) for i in among}
-        left = {i: self._ones.get(i, sizes[i]) / sizes[i] for i in among}
+        left = {i: self._ones.get(i, size) / size for i, size in self._sizes.items()}
         return {self.trainable_variables[i].path: share for i, share in left.items()}

@@ -258,6 +258,9 @@ def test_which_kernels_are_free_of_scale():
     model = keras.Model(inputs, layers.Dense(2, name="last")(x))
     assert ks.scale_invariant(model) == ("yes/kernel", "nested/inside/kernel")
     assert ks.scale_invariant(ks.wrap(model)) == ks.scale_invariant(model)
+    copies = ks.Copies(model, 2)
+    kernels = model.get_layer("yes").kernel, nested.layers[0].kernel
+    assert ks.scale_invariant(copies) == tuple(copies.stacked(k).path for k in kernels)
     with pytest.raises(ValueError, match="`model` must be a built functional.* of OwnCall"):
         ks.scale_invariant(OwnCall())
 

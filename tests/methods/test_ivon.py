@@ -83,7 +83,7 @@ def test_the_estimate_stays_positive_where_it_would_not_without_its_last_term():
 
 def test_the_radius_of_the_step_is_clipped():
     w = keras.Variable(np.zeros(50), dtype="float32")
-    optimizer = ks.IVON(0.1, hess_init=0.5, decay=0.0, clip_radius=0.01)
+    optimizer = ks.IVON(0.1, 1000.0, hess_init=0.5, decay=0.0, clip_radius=0.01)
     optimizer.build([w])
     with asked(optimizer, {}):
         optimizer.apply([ops.convert_to_tensor(np.linspace(-9, 9, 50), "float32")])
@@ -92,7 +92,7 @@ def test_the_radius_of_the_step_is_clipped():
 
 def test_a_plain_model_is_refused():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(ks.IVON(0.1), "mse")
+    model.compile(ks.IVON(0.1, ess=2.0), "mse")
     with pytest.raises(RuntimeError) as error:
         model.train_on_batch(np.ones((2, 2)), np.ones((2, 1)))
     assert "`IVON`" in str(error.value) and "keras_smoothout.wrap(model)" in str(error.value)
@@ -141,6 +141,14 @@ def test_two_replicas_share_the_draw():
     ours = [*model.trainable_variables, *optimizer._h, *optimizer._m]
     for variable, whole in zip(ours, trained(), strict=True):
         assert_close(equal_on_both(variable), whole, 1e-5)
+
+
+def test_the_number_of_examples_must_be_given():
+    model = ks.wrap(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+    model.compile(ks.SAM(ks.IVON(0.1)), "mse")
+    with pytest.raises(ValueError) as error:
+        model.fit(np.ones((2, 2)), np.ones((2, 1)), verbose=0)
+    assert "`IVON(ess=len(x))`. Received: ess=None" in str(error.value)
 
 
 def test_a_gaussian_without_width_is_refused():

@@ -1,5 +1,7 @@
 """Checkpoint: a training that is interrupted anywhere ends with the same bits and the same logs."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -373,12 +375,12 @@ def test_snapshots_inside_an_epoch_are_those_of_one_training(tmp_path):
         assert_equal(a, b)
 
 
-def test_batches_that_follow_the_noise_scale_go_on_inside_an_epoch(tmp_path):
+def test_batches_that_follow_the_noise_scale_go_on_inside_an_epoch_and_after_one(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(2, 256, 3)).astype("float32")  # Noise alone.
 
-    def trained(folder, stop=None):
+    def trained(folder, *fits):
         logs, sizes = {}, None
-        for stops in ([stop], []) if stop else ([],):
+        for stops, epochs in (*fits, ([], 4)):
             keras.utils.clear_session(free_memory=False)
             keras.utils.set_random_seed(0)
             data = ks.NoiseScaleBatches(x, y, 4, updates=5, most=32, batch_sizes=sizes)
@@ -390,17 +392,17 @@ def test_batches_that_follow_the_noise_scale_go_on_inside_an_epoch(tmp_path):
             )
             scale = ks.GradientNoiseScale(batches=data)
             callbacks = [Checkpoint(tmp_path / folder, every_steps=1), scale, log, *stops]
-            try:
-                model.fit(data, epochs=4, shuffle=False, verbose=0, callbacks=callbacks)
-            except KeyboardInterrupt:
-                sizes = data.batch_sizes
+            with contextlib.suppress(KeyboardInterrupt):
+                model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+            sizes = data.batch_sizes
         return model, logs, data.batch_sizes
 
     stop = Stop(8)  # After three of the five steps of the second epoch.
     stop.begun = Position()
-    whole, parts = trained("whole"), trained("parts", stop)
-    assert_equal(values(whole[0]), values(parts[0]))
-    assert whole[1:] == parts[1:]
+    whole, parts, two = trained("whole"), trained("parts", ([stop], 4)), trained("two", ([], 2))
+    for one in (parts, two):
+        assert_equal(values(whole[0]), values(one[0]))
+        assert whole[1:] == one[1:]
     sizes = list(whole[2].values())
     assert sizes[1] > sizes[0] and sizes[2] != sizes[1]  # They do follow.
 

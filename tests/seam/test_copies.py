@@ -1,12 +1,13 @@
 """`Copies`: each copy is trained as the model alone, for all kinds of models and optimizers."""
 
+import contextlib
 import re
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
-from support.contract import BASES, METHODS, close, optimizer_of
+from support.contract import COPIED, close, optimizer_of
 from support.copies import assign, assigned, quadratic_copies, small_net
 from support.nets import (
     LOSS,
@@ -20,7 +21,7 @@ from support.nets import (
 )
 
 import keras_smoothout as ks
-from keras_smoothout import methods
+from keras_smoothout import methods, noise
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
@@ -41,9 +42,10 @@ def together_and_alone(model, optimizer, x, y, steps=3, copies=3, weights=None, 
     loss = compiled.pop("loss", LOSS)
     model.compile(optimizer(), loss, **compiled)
     given = [data for data in (x, y, weights) if data is not None]
-    for _ in range(steps):
-        logged = model.train_on_batch(*given, return_dict=True)["loss"]
-        model.reset_metrics()
+    with one_draw(copies):
+        for _ in range(steps):
+            logged = model.train_on_batch(*given, return_dict=True)["loss"]
+            model.reset_metrics()
     size, losses = len(y) // copies, []
     for i, one in enumerate(alone):
         one.compile(optimizer(), loss, **compiled)
@@ -69,26 +71,52 @@ def test_each_copy_is_trained_as_the_model_alone(copies):
     assert np.abs(ours[0][0] - ours[1][0]).max() > 1e-2
 
 
-# Their noise is that of the stack of weights, so copies draw other numbers than models alone.
-NOISE = {"smoothout", "adasmoothout", "entropysgd"}
-APART = [
-    name
-    for name, cls in [*((n, r.cls) for n, r in methods.METHODS.items()), *methods.BASES.items()]
-    if getattr(cls, "per_copy", False)
-    and name not in NOISE
-    and not getattr(methods.METHODS.get(name), "copies", False)
-]
+CLASSES = {name: row.cls for name, row in methods.METHODS.items()} | methods.BASES
+REFUSED = {"kfac", "nudgedsgd"}  # Their matrices and directions are those of one model.
+APART = [name for name in CLASSES if name not in REFUSED | COPIED]  # The others see each other.
+VARIETIES = {
+    "fixedeffectiverate-filters": lambda inner: ks.FixedEffectiveRate(
+        inner, per="filter", others=1.0
+    ),
+}
 
 
-@pytest.mark.parametrize("name", APART)
+@contextlib.contextmanager
+def one_draw(copies):
+    """Have each copy draw the noise of a model alone, and not that of its place in the stack."""
+    normal, perturbed = noise.normal, noise._perturbed
+
+    def same(like, *key):
+        return keras.ops.stack([normal(like[0], *key)] * copies)
+
+    def moved(weight, radius, key, distribution, scale, _):
+        each = keras.ops.unstack(weight, copies)
+        return keras.ops.stack([perturbed(w, radius, key, distribution, scale, None) for w in each])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noise, "normal", same)
+        patch.setattr(noise, "_perturbed", moved)
+        yield
+
+
+@pytest.mark.parametrize("name", [*APART, *VARIETIES])
 def test_a_method_does_to_each_copy_what_it_does_to_a_model(name):
     # With different gradients in each copy, a norm of all of them would differ from each one's.
-    eagerly = {"run_eagerly": TENSORFLOW}
-    ours, alone = together_and_alone(
-        small_net(), lambda: optimizer_of(name), X, Y, steps=2, **eagerly
-    )
+    def made():
+        return VARIETIES[name](sgd()) if name in VARIETIES else optimizer_of(name)
+
+    ours, alone = together_and_alone(small_net(), made, X, Y, copies=2, run_eagerly=TENSORFLOW)
     for mine, theirs in zip(ours, alone, strict=True):
         close(mine, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_is_of_one_model_is_refused_before_any_work(name):
+    model, made = ks.Copies(small_net(), 2), optimizer_of(name)
+    message = f"each of the `Copies` alone, and `{type(made).__name__}` .* models one by one"
+    with pytest.raises(ValueError, match=message):
+        model.compile(ks.SAM(made), LOSS)
+    assert not made.built
 
 
 def trained(optimizer, steps=3, model=None, **compiled):
@@ -426,17 +454,6 @@ def test_stateful_layers_are_refused():
     net = keras.Sequential([keras.Input(batch_shape=(2, 3, 1)), layers.LSTM(2, stateful=True)])
     with pytest.raises(ValueError, match="stateful"):
         ks.Copies(net, 2)
-
-
-def test_every_method_says_whether_it_is_per_copy():
-    for name in METHODS:
-        model = ks.Copies(small_net(), 2)
-        if methods.METHODS[name].cls.per_copy:
-            model.compile(optimizer_of(name), LOSS)
-        else:
-            with pytest.raises(ValueError, match="treat each copy alone"):
-                model.compile(optimizer_of(name), LOSS)
-    assert set(BASES) >= {"lars", "lamb"}
 
 
 def on_devices():

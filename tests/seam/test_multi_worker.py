@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.contract import FEW
+from support.contract import FAMILIES, FEW
+from support.nets import two_replicas
 
 from benchmarks.faults import free_ports
 
@@ -17,8 +18,10 @@ WORKER = Path(__file__).parents[1] / "support" / "worker.py"
 ROOT = WORKER.parents[2]
 
 
-def trained(folder):
-    """What the two workers found."""
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """What the two workers found: the pair of processes starts once."""
+    folder = tmp_path_factory.mktemp("workers")
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "KERAS_BACKEND": "tensorflow"}
     processes = []
@@ -42,10 +45,8 @@ def trained(folder):
 
 
 @pytest.mark.slow
-def test_two_workers(tmp_path):
-    """One test, so that the pair of processes starts once."""
-    workers = trained(tmp_path)
-    for name in FEW:
+def test_two_workers(workers):
+    for name in (*FEW, *FAMILIES):
         first, second = (worker[name] for worker in workers)
         for a, b in zip(first["weights"], second["weights"], strict=True):
             np.testing.assert_array_equal(a, b, err_msg=name)
@@ -59,3 +60,12 @@ def test_two_workers(tmp_path):
     # When Keras itself no longer fails there, what our train step mends can go:
     # keras-team/keras#20585.
     assert workers[0]["plain keras"] is not None
+
+
+@pytest.mark.slow
+def test_two_workers_are_two_devices_of_one_process(workers):
+    from support import worker  # Of TensorFlow.
+
+    for name in FAMILIES:
+        one, many = worker.run(name, two_replicas()), workers[0][name]
+        assert one == many, name

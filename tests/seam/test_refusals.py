@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 from keras.optimizers import SGD
-from support.contract import BASES, COPIED, METHODS, contract_net
+from support.contract import BASES, COPIED, METHODS, contract_net, optimizer_of
 from support.copies import quadratic_copies
 from support.problems import quadratic
 
@@ -82,7 +82,7 @@ MORE = {  # Arguments with a limit of their own, or with other values that are r
     "fraction": (*NUMBERS, 1.1),
     "RigL-period": FROM_2,
     "lmbda": (*NUMBERS, 1.5),
-    "ess": (*NUMBERS, 0.5),
+    "ess": (*(value for value in NUMBERS if value is not None), 0.5),
     "SWA-start": FROM_0,
     "Snapshots-start": FROM_0,
     "LAWA-start": FROM_0,
@@ -132,7 +132,7 @@ def objective():
 def gaussian():
     """A model whose optimizer has a Gaussian around the weights."""
     model = contract_net()
-    model.compile(ks.IVON(), "mse")
+    model.compile(ks.IVON(ess=9.0), "mse")
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -426,7 +426,7 @@ OUTER = [*METHODS, "noisy"]
 
 def inside(name):
     """The optimizer of a row, to go inside of another."""
-    return around(name, SGD(0.01)) if name in METHODS else BASES[name](0.01)
+    return around(name, SGD(0.01)) if name in METHODS else optimizer_of(name)
 
 
 def around(name, inner):
@@ -468,7 +468,9 @@ def test_what_is_not_refused_trains(outer):
         optimizer = around(outer, inside(inner))
         both = (CLASSES.get(outer, ks.SmoothOut), CLASSES[inner])
         if copied and not all(getattr(cls, "per_copy", False) for cls in both):
-            with pytest.raises(ValueError, match="`optimizer` must treat each copy alone"):
+            with pytest.raises(
+                ValueError, match="`optimizer` must treat each of the `Copies` alone"
+            ):
                 model.compile(optimizer)
             continue
         model.compile(optimizer, run_eagerly=keras.backend.backend() == "tensorflow")

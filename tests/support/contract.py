@@ -45,6 +45,7 @@ def fading(value):
     return keras.optimizers.schedules.ExponentialDecay(value, decay_steps=4, decay_rate=0.5)
 
 
+NEEDED = {"ivon": {"ess": 1000.0}}  # What a base optimizer has no default for.
 SHORT = {ks.EntropySGD: {"langevin_steps": 2}}  # What would do nothing in a few steps.
 
 
@@ -129,6 +130,7 @@ SEAM = {
 
 # One row for each place of the seam and a nest, for what starts processes.
 FEW = ("smoothout", "sam", "lookahead_smoothout", "nudged", "lamb")
+FAMILIES = ("swa_lookahead", "entropysgd", "replicatedsgd", "dpsgd")  # Averages, chains, copies.
 
 
 def optimizer_of(name, inner=None, strength=1.0):
@@ -136,7 +138,11 @@ def optimizer_of(name, inner=None, strength=1.0):
     inner = sgd() if inner is None else inner
     if name in METHODS:
         return METHODS[name](inner, strength)
-    return BASES[name](0.05) if name in BASES else SEAM[name].make(inner, strength)
+    return (
+        BASES[name](0.05, **NEEDED.get(name, {}))
+        if name in BASES
+        else SEAM[name].make(inner, strength)
+    )
 
 
 def contract_net(seed=0, dropout=0.3):

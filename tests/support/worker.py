@@ -1,7 +1,7 @@
 """One of the workers of test_multi_worker: `TF_CONFIG=... python worker.py FILE`.
 
-It trains a row for each place of the seam, and writes to FILE what it found, and how a plain
-`keras.Model` fails.
+It trains a row for each place of the seam and each family, and writes to FILE what it found, and
+how a plain `keras.Model` fails.
 """
 
 import json
@@ -12,11 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from support.contract import FEW, contract_net, optimizer_of
+from support.contract import FAMILIES, FEW, compiled
 from support.nets import LOSS, sgd
 
 EXAMPLES, BATCH = 48, 16
-strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def examples():
@@ -29,11 +28,12 @@ def data():
     return tf.data.Dataset.from_tensor_slices(examples()).batch(BATCH)
 
 
-def run(name):
+def run(name, strategy):
+    """What a row finds on the devices of `strategy`."""
     with strategy.scope():
-        model = contract_net(dropout=0.0)
-        model.compile(optimizer_of(name), LOSS, metrics=["accuracy"])
-    history = model.fit(data(), epochs=2, validation_data=data(), verbose=0).history
+        model = compiled(name, dropout=0.0)
+    options = {"shuffle": False, "verbose": 0}
+    history = model.fit(data(), epochs=2, validation_data=data(), **options).history
     evaluated = model.evaluate(data(), verbose=0, return_dict=True)
     predicted = model.predict(data(), verbose=0)
     return {
@@ -44,7 +44,7 @@ def run(name):
     }
 
 
-def plain_keras():
+def plain_keras(strategy):
     """The error of a `keras.Model`, or `None`."""
     with strategy.scope():
         inputs = keras.Input((6,))
@@ -57,5 +57,11 @@ def plain_keras():
     return None
 
 
-found = {name: run(name) for name in FEW}
-Path(sys.argv[1]).write_text(json.dumps(found | {"plain keras": plain_keras()}))
+def main(path):
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    found = {name: run(name, strategy) for name in (*FEW, *FAMILIES)}
+    Path(path).write_text(json.dumps(found | {"plain keras": plain_keras(strategy)}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

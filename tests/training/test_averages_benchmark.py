@@ -15,6 +15,8 @@ def test_averages_gain_more_than_three_points_with_wrong_labels():
         last = averages.averages(seed)[-1]
         gains.append(last["SWA"]["accuracy"] - last["live"]["accuracy"])
         assert last["SWA"]["loss"] < last["live"]["loss"]
+        for measure in averages.FLATNESS:  # It is flatter, too.
+            assert last["SWA"][measure] < last["live"][measure]
     assert np.mean(gains) > 0.03 and min(gains) > 0.0
 
 

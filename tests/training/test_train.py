@@ -417,6 +417,32 @@ def test_a_nested_method_is_built_from_the_outermost_in():
     assert (type(sgd), sgd.momentum, sgd.clipnorm) == (keras.optimizers.SGD, 0.9, 2)
 
 
+@pytest.mark.slow
+def test_batches_follow_the_noise_scale_and_a_resumed_run_goes_on_with_both(tmp_path, capsys):
+    flags = (*TINY, "--track_noise_scale", "--ghost_batch_size=5", "--batch_size=10")
+    flags += ("--largest_batch_size=40", "--learning_rate=0.3")
+    run(tmp_path / "whole", *flags, "--epochs=3")
+    printed = capsys.readouterr().out
+    run(tmp_path / "parts", *flags, "--epochs=2")
+    run(tmp_path / "parts", "--resume", "--epochs=3")
+    rows = metrics(tmp_path / "whole")
+    assert rows == metrics(tmp_path / "parts")
+    assert [row["batch_size"] for row in rows] == ["10", "20", "40"]
+    scale = json.loads((tmp_path / "whole" / "summary.json").read_text())["gradient_noise_scale"]
+    assert scale == float(rows[-1]["gradient_noise_scale"]) > 0
+    words = f"sgd, gradient noise scale {scale:.3g}: batches of 10 take {1 + scale / 10:.3g} times"
+    assert f"{words} the fewest updates and {1 + 10 / scale:.3g} times the fewest" in printed
+
+
+@pytest.mark.parametrize(("flags", "ess"), [([], 1280), (["--ess=50"], 50)])
+def test_ivon_knows_the_number_of_training_images(flags, ess):
+    options.parse(["train.py", "--method=swa+ivon", *flags])
+    course = courses.plan(options.FLAGS, 1280)
+    methods.settle(options.FLAGS, ["swa+ivon"], course)
+    assert methods.optimizer(options.FLAGS, "swa+ivon", 0, course).inner.ess == ess
+    assert f"--ess={ess}" in options.kept()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -490,6 +516,18 @@ def test_a_nested_method_is_built_from_the_outermost_in():
             "--method=replicatedsgd --batch_size=130 --ghost_batch_size=32",
             "Received: 2 images for 3 copies",
         ),
+        ("--track_noise_scale", "--ghost_batch_size=0 --batch_size=128 --ghost_layers=False"),
+        ("--track_noise_scale --ghost_batch_size=128", "--track_noise_scale compares the grad"),
+        (
+            "--track_noise_scale --ghost_batch_size=32 --ghost_layers",
+            "--track_noise_scale compares the gradients of parts of a batch",
+        ),
+        ("--largest_batch_size=512", "--largest_batch_size needs --track_noise_scale"),
+        (
+            "--track_noise_scale --largest_batch_size=512 --augment=crop",
+            "--augment and --largest_batch_size exclude each other",
+        ),
+        ("--method=sam+kfac --model_copies=2", "`KFAC` is not known to"),
         ("--compare=swa,entropysgd+swa", "--start must be given"),
         ("--data_dir=hdfs://a", "flag --data_dir=hdfs://a: must be a folder, or one in a store"),
         ("smoothout", "train.py takes flags only. Received: smoothout"),
