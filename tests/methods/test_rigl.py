@@ -405,7 +405,7 @@ def test_the_state_of_each_weight_is_found_in_every_optimizer(cls):
     shapes = [(3, 4), (3, 4), (5, 4), (3, 4), (3, 4)]
     names = ["kernel", "kernel_more", "kernel_of", "kernel", "bias"]
     weights = [keras.Variable(np.ones(s), name=n) for s, n in zip(shapes, names, strict=True)]
-    optimizer = cls()
+    optimizer = cls(ess=1.0) if cls is ks.IVON else cls()
     optimizer.build(weights)
     state = [v for v in optimizer.variables if len(v.shape) == 2 and min(v.shape) > 1]
     per_weight = len(state) // len(weights)
