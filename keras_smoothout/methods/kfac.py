@@ -179,7 +179,7 @@ class KFAC(Method):
             return factors(batch_of(evaluate), weights, self.blocks, self.wide, key)
 
         handed = (
-            measured() if due is True else ops.cond(due, measured, lambda: self.extras(weights))
+            measured() if due is True else backend.cond(due, measured, lambda: self.extras(weights))
         )
         return found._replace(extras={**found.extras, self: handed})
 
