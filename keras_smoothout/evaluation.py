@@ -231,4 +231,4 @@ def mean_over_chunks(on_chunk, like, state, data, size):
     rest = rows_of(data, slice(full * size, None))
     if isinstance(batch, int):
         return add_chunk(carry, full, rest) if batch % size else carry
-    return ops.cond(batch % size > 0, lambda: add_chunk(carry, full, rest), lambda: carry)
+    return backend.cond(batch % size > 0, lambda: add_chunk(carry, full, rest), lambda: carry)

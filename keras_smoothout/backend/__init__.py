@@ -27,6 +27,7 @@ all_reduce_sum = _backend.all_reduce_sum
 assign_if = _backend.assign_if
 check_least = _backend.check_least
 compiled = _backend.compiled
+cond = _backend.cond
 dense = _backend.dense
 first_axis = _backend.first_axis
 fused = _backend.fused

@@ -3,6 +3,8 @@
 import jax
 import keras
 
+from keras_smoothout.backend.convolutions import ordered
+
 UNROLLED = 8
 KEEPS_ASSIGNED = False  # Keras' step forgets trainable weights that a layer assigns when called.
 
@@ -87,14 +89,19 @@ def fused(function):
 def scan(body, carry, xs):
     """Return the last `carry = body(carry, x)`, for every `x` along the first axis of `xs`.
 
-    Short loops are unrolled on CPU, where XLA's convolutions are 25 times slower inside a loop.
+    Short loops are unrolled on CPU: steps of F1 in four ghost batches then take 7 % less time.
     """
     length = len(jax.tree.leaves(xs)[0])
     if length > UNROLLED or jax.default_backend() != "cpu":
-        return jax.lax.scan(lambda carry, x: (body(carry, x), None), carry, xs)[0]
+        return jax.lax.scan(ordered(lambda carry, x: (body(carry, x), None)), carry, xs)[0]
     for i in range(length):
         carry = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
     return carry
+
+
+def cond(condition, values, others):
+    """Return `values()` where the scalar `condition` holds, else `others()`; compute only that."""
+    return jax.lax.cond(condition, ordered(values), ordered(others))
 
 
 def assign_if(condition, variables, values):

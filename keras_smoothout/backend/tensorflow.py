@@ -147,6 +147,11 @@ def scan(body, carry, xs):
     return loop[1]
 
 
+def cond(condition, values, others):
+    """Return `values()` where the scalar `condition` holds, else `others()`; compute only that."""
+    return keras.ops.cond(condition, values, others)
+
+
 def assign_if(condition, variables, values):
     """Assign `values()` to `variables` if `condition` holds, else compute nothing."""
 

@@ -139,7 +139,7 @@ class FixedEffectiveRate(Method):
             return [dot(mine, here, copies), norm(mine, copies) * length, length]
 
         zeros = [ops.zeros(self.radius.shape, self.radius.dtype) for _ in range(3)]
-        along, most, length = ops.cond(first, sums, lambda: zeros)
+        along, most, length = backend.cond(first, sums, lambda: zeros)
         along, most = backend.all_reduce_sum([along, most])
         radial = ops.abs(along) / ops.where(most > 0, most, 1.0)
         self.radial.assign(ops.where(first, radial, backend.read(self.radial)))

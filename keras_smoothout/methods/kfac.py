@@ -182,7 +182,7 @@ class KFAC(Method):
         if due is True or sums_inside(self.known_model()):
             handed = measured()
         else:
-            handed = ops.cond(due, measured, lambda: self.extras(weights))
+            handed = backend.cond(due, measured, lambda: self.extras(weights))
         return found._replace(extras={**found.extras, self: handed})
 
     def update(self, apply, grads, variables):

@@ -101,20 +101,20 @@ class LAMB(keras.optimizers.Optimizer):
         w = ops.convert_to_tensor(variable)
         g = ops.cast(backend.dense(gradient), w.dtype)
         t = ops.cast(self.iterations + 1, keras.backend.result_type(w.dtype, "float32"))
-        m = self.beta_1 * self._m[i] + (1 - self.beta_1) * g
-        v = self.beta_2 * self._v[i] + (1 - self.beta_2) * ops.square(g)
-        m_hat = m / ops.cast(1 - self.beta_1**t, w.dtype)
-        v_hat = v / ops.cast(1 - self.beta_2**t, w.dtype)
-        r = m_hat / (ops.sqrt(v_hat) + self.epsilon)
+        m, v = self._m[i], self._v[i]
+        self.assign_add(m, (g - m) * (1 - self.beta_1))
+        self.assign_add(v, (ops.square(g) - v) * (1 - self.beta_2))
+        # m_hat is m times a scalar, which joins the others: each pass over a weight takes time.
+        factor = 1 / (1 - self.beta_1**t)
+        r = m / (ops.sqrt(v / ops.cast(1 - self.beta_2**t, w.dtype)) + self.epsilon)
         if i in self._adapted:
-            r = r + self.decay * w
-            w_norm, r_norm = (norm([x], self._copies) for x in (w, r))
+            if self.decay:
+                r = r + ops.cast(self.decay / factor, w.dtype) * w
+            w_norm, r_norm = norm([w], self._copies), norm([r], self._copies) * factor
             ratio = ops.where(ops.logical_and(w_norm > 0, r_norm > 0), w_norm / r_norm, 1.0)
             ratio = ratio if self.clip is None else ops.minimum(ratio, self.clip)
-            r = along(ratio, w) * r
-        self.assign(self._m[i], m)
-        self.assign(self._v[i], v)
-        self.assign_sub(variable, ops.cast(learning_rate, w.dtype) * r)
+            factor = factor * ratio
+        self.assign_sub(variable, along(ops.multiply(learning_rate, factor), w) * r)
 
     def get_config(self):
         own = ("beta_1", "beta_2", "epsilon", "decay", "clip", "exclude")

@@ -92,7 +92,9 @@ class LARS(keras.optimizers.SGD):
             w_norm, g_norm = (norm([x], self._copies) for x in (w, g))
             ratio = self.trust_coefficient * w_norm / (g_norm + self.decay * w_norm)
             ratio = ops.where(ops.logical_and(w_norm > 0, g_norm > 0), ratio, 1.0)
-            gradient = along(ratio, w) * (g + self.decay * w)
+            gradient = g + self.decay * w if self.decay else g
+            # One factor: SGD multiplies by the learning rate in any case.
+            learning_rate = along(ops.multiply(learning_rate, ratio), w)
         super().update_step(gradient, variable, learning_rate)
 
     def get_config(self):

@@ -43,8 +43,7 @@ class LookSAM(Method):
 
     Reduces to: `SAM` when `interval=1`; `inner` when `rho=0` and either `interval=1` or `alpha=0`.
     Cost: 1 + 1/`interval` gradients per step on average, two copies of the weights and one that is
-        kept (two under gradient accumulation). Replicas sum up two gradients more. On JAX's CPU,
-        convolutions inside the condition are slow.
+        kept (two under gradient accumulation). Replicas sum up two gradients more.
     Differs from the paper: `1e-12` is added to norms. Norms are over all weights together; the
         paper's variant with norms per layer is left out. The defaults are those of a public
         implementation; the paper was not checked.
@@ -94,7 +93,7 @@ class LookSAM(Method):
 
         if self.interval == 1:
             return clean.of(sharp())
-        found = clean.of(ops.cond(self.ascends(), sharp, lambda: clean.means))
+        found = clean.of(backend.cond(self.ascends(), sharp, lambda: clean.means))
         return found._replace(extras={**found.extras, self: clean.grads})
 
     def update(self, apply, grads, variables):

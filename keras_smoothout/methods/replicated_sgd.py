@@ -104,7 +104,7 @@ class ReplicatedSGD(Method):
             return [w - ops.mean(w, 0, keepdims=True) for w in weights]
 
         zeros = [ops.zeros_like(w) for w in weights]
-        away = stretched() if self.period == 1 else ops.cond(on, stretched, lambda: zeros)
+        away = stretched() if self.period == 1 else backend.cond(on, stretched, lambda: zeros)
         strength = self.share(self.period * self.strength(stretched))
         apply(
             [

@@ -6,7 +6,6 @@ gradient to the weights as they were before that step.
 """
 
 import keras
-from keras import ops
 
 from keras_smoothout import backend
 from keras_smoothout.checks import PERTURBATIONS, check_choice, check_count, check_strength
@@ -77,7 +76,7 @@ class SAM(Method):
         if self.interval == 1:
             return clean.of(sharp())
         on = step.iteration % self.interval == 0
-        return clean.of(ops.cond(on, sharp, lambda: clean.means))
+        return clean.of(backend.cond(on, sharp, lambda: clean.means))
 
     def ascent(self, weights, grads, step):
         """The step `e` from `weights` to the worst point of the ball, to first order."""

@@ -84,3 +84,29 @@ def test_the_trust_ratio_is_clipped(clip):
     ratio = min(4 / 2, clip or np.inf)
     step = 0.1 * ratio * np.array([[1, -1], [1, 1]])
     np.testing.assert_allclose(variable.numpy(), [[2, -2], [2, 2]] - step, rtol=1e-5)
+
+
+@pytest.mark.tensorflow  # Each operation of its graph is a pass over the memory of a weight.
+@pytest.mark.parametrize(
+    ("ours", "others", "more"),
+    [
+        (ks.LAMB(), keras.optimizers.Lamb(), 0),
+        (ks.LARS(), keras.optimizers.SGD(momentum=0.9), 2),  # The squares for two norms.
+    ],
+)
+def test_a_step_has_no_more_passes_over_the_weights_than_that_of_keras(ours, others, more):
+    import tensorflow as tf
+
+    def passes(optimizer):
+        variable = keras.Variable(np.ones((3, 5)), name="kernel")
+        optimizer.build([variable])
+        apply = tf.function(lambda g: optimizer.apply([g], [variable]), autograph=False)
+        graph = apply.get_concrete_function(tf.TensorSpec((3, 5))).graph
+        written = [op for op in graph.get_operations() if op.type.startswith("Assign")]
+        return len(written) + sum(
+            t.shape == (3, 5) and op.type not in ("Identity", "ReadVariableOp", "Placeholder")
+            for op in graph.get_operations()
+            for t in op.outputs
+        )
+
+    assert passes(ours) <= passes(others) + more

@@ -5,6 +5,7 @@ import graphlib
 import inspect
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -56,7 +57,7 @@ OUTSIDE = {
         "train_step/tensorflow.py",
         "train_step/repairs.py",
     ),
-    "jax": ("backend/jax.py", "train_step/repairs.py"),
+    "jax": ("backend/jax.py", "backend/convolutions.py", "train_step/repairs.py"),
     "matplotlib": ("landscape/plots.py",),
     "plotly": ("page.py", "landscape/report.py"),
     "scipy": ("landscape/",),
@@ -235,6 +236,13 @@ def defined(tree):
                     elif isinstance(part, ast.Name):
                         names.add(part.id)
     return names
+
+
+def test_loops_and_conditions_are_the_backends():
+    # Those of Keras are slow around convolutions on JAX.
+    names = re.compile(r"\bops\.(cond|scan|while_loop|fori_loop|map|associative_scan)\(")
+    found = {file for file in FILES if names.search(FILES[file].read_text())}
+    assert found == {"backend/tensorflow.py"}
 
 
 def test_one_scope_around_a_model():
