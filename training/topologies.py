@@ -27,8 +27,8 @@ HOST = re.compile(r"\b(infeed|outfeed|send|recv|xla_\w*callback)\b")
 class Cost(NamedTuple):
     """What one step costs one chip.
 
-    The compiler counts a loop once. The loop over ghost batches is most of a step, so its counts
-    are multiplied by the number of ghost batches; that of exchanges is then an upper bound.
+    The compiler counts a loop once. The loop over ghost batches is most of a step, so all counts
+    are multiplied by the number of ghost batches: upper bounds, of operations a close one.
 
     Args:
         flops: floating-point operations.
