@@ -291,8 +291,10 @@ def check(f):
     refuse(f.compile_only != absent, "--compile_only and --topology need each other")
     refuse(absent and not parallel, "--compile_only needs --strategy=data_parallel")
     refuse(absent and f.devices > 1, "--topology and --devices exclude each other")
-    compiled = not f.run_eagerly and f.jit != "off"
-    refuse(absent and not compiled, "--compile_only needs a step that --jit or --run_eagerly leave")
+    refuse(
+        absent and (f.run_eagerly or f.jit == "off"),
+        "--compile_only needs a compiled step: leave out --jit=off and --run_eagerly",
+    )
     for strategy in ("mirrored", "multi_worker"):
         wrong = f.strategy == strategy and f.jit == "on"
         refuse(wrong, f"--strategy={strategy} and --jit=on exclude each other")
