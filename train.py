@@ -15,6 +15,10 @@ Examples:
   # Continue an interrupted run, or train a finished one for longer.
   python train.py --resume --workdir=runs/digits-f1-sgd --epochs=100
 
+  # See whether a run fits a TPU pod, on any machine with pip install "jax[tpu]" (docs/tpu.md).
+  KERAS_BACKEND=jax python train.py --compile_only --topology=v5e:4x4 --strategy=data_parallel
+      --dataset=cifar10 --model=resnet20 --batch_size=4096 --drop_remainder
+
   # Repeat a run: all of its flags are in its flags.txt.
   python train.py --flagfile=runs/digits-f1-sgd/flags.txt --workdir=runs/again
 
@@ -40,7 +44,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # No start-up messages of Te
 from absl import app, flags
 from etils import epath
 
-from training import auto, courses, curves, devices, methods, options, report, runs, workdirs
+from training import (
+    auto,
+    compile_only,
+    courses,
+    curves,
+    devices,
+    methods,
+    options,
+    report,
+    runs,
+    workdirs,
+)
 from training.options import FLAGS
 
 flags.adopt_module_key_flags(options)  # --help shows those of the main module.
@@ -63,12 +78,14 @@ def main(_):
         for method in names:  # Checked before any work.
             methods.optimizer(FLAGS, method, 0, course)
         auto.check(FLAGS, names, course, there)
-        source = runs.load(FLAGS)
+        source = (runs.described if FLAGS.compile_only else runs.load)(FLAGS)
         runs.check_noise_scale(FLAGS, there, source)
         runs.check_network(FLAGS, source)
         course = courses.plan(FLAGS, source.train.examples, there)
         methods.settle(FLAGS, names, course)
         signals.check()
+        if FLAGS.compile_only:
+            return compile_only.report(FLAGS, names, source, course, there)
         with workdirs.locked(workdir) if there.first else contextlib.nullcontext():
             if there.first:
                 workdirs.prepare(workdir, options.kept(), FLAGS.resume, FLAGS.overwrite)

@@ -143,8 +143,8 @@ def open_digits(split, image_size):
     return Part(f"digits/{split}", len(labels), images.shape[1:], 10, (images, labels))
 
 
-def prepared(dataset, data_dir, download, image_size):
-    """The builder of a classification set, its feature of images, and that of labels."""
+def described(dataset, data_dir, image_size):
+    """The builder of a classification set, which need not be there; the images' shape; classes."""
     import tensorflow_datasets as tfds  # A reader of files, on both backends.
     from google.protobuf.json_format import ParseError
 
@@ -167,6 +167,16 @@ def prepared(dataset, data_dir, download, image_size):
             "`dataset` must hold one image and one class label per example. "
             f"Received: dataset={dataset} with {builder.info.features}"
         )
+    if None in pair[0].shape and not image_size:
+        raise ValueError(
+            f"The images of '{dataset}' vary in size. Pass `image_size` to resize them."
+        )
+    size = (image_size, image_size) if image_size else pair[0].shape[:2]
+    return builder, (*size, pair[0].shape[2]), pair[1].num_classes
+
+
+def open_tfds(dataset, split, data_dir, download, image_size):
+    builder, shape, classes = described(dataset, data_dir, image_size)
     if download:
         builder.download_and_prepare()
     if not builder.is_prepared():
@@ -174,25 +184,15 @@ def prepared(dataset, data_dir, download, image_size):
             f"Dataset '{dataset}' is not prepared in {builder.data_dir}. Pass `download` to fetch "
             "it, or `data_dir` to name the folder that holds it."
         )
-    if None in pair[0].shape and not image_size:
-        raise ValueError(
-            f"The images of '{dataset}' vary in size. Pass `image_size` to resize them."
-        )
-    return builder, *pair
-
-
-def open_tfds(dataset, split, data_dir, download, image_size):
-    builder, image, label = prepared(dataset, data_dir, download, image_size)
     try:
         examples = builder.info.splits[split].num_examples
         stream = builder.as_dataset(split=split, as_supervised=True)
     except (KeyError, ValueError) as error:
         raise ValueError(f"'{dataset}' has no images in the split '{split}': {error}") from error
     if image_size:
-        check_size(image_size, BATCH, image.shape[2])
+        check_size(image_size, BATCH, shape[2])
         stream = stream.map(lambda x, y: (resized(x, image_size), y), os.cpu_count())
-    shape = (image_size, image_size, image.shape[2]) if image_size else image.shape
-    return Part(f"{dataset}/{split}", examples, shape, label.num_classes, stream=stream)
+    return Part(f"{dataset}/{split}", examples, shape, classes, stream=stream)
 
 
 def check_size(image_size, images, channels):

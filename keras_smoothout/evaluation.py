@@ -224,9 +224,11 @@ def mean_over_chunks(on_chunk, like, state, data, size):
 
     carry = [ops.zeros_like(t) for t in like], state
     whole = rows_of(data, slice(full * size))
-    chunks = keras.tree.map_structure(
-        lambda x: x if x is None else ops.reshape(x, (full, size, *ops.shape(x)[1:])), whole
-    )
+
+    def stacked(x):
+        return backend.spread(ops.reshape(x, (full, size, *ops.shape(x)[1:])))
+
+    chunks = keras.tree.map_structure(lambda x: x if x is None else stacked(x), whole)
     carry = backend.scan(lambda carry, x: add_chunk(carry, *x), carry, (ops.arange(full), chunks))
     rest = rows_of(data, slice(full * size, None))
     if isinstance(batch, int):

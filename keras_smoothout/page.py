@@ -17,6 +17,7 @@ th, td { padding: .35rem .8rem; border-bottom: 1px solid #ddd }
 th, td { text-align: left; vertical-align: top }
 th.number, td.number { text-align: right; white-space: nowrap }
 .number { font-variant-numeric: tabular-nums }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
 figure { margin: 1rem 0 } figcaption { color: #555 }
 small { display: block; min-width: 11rem; color: #555 }
 .side { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }

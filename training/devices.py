@@ -9,6 +9,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from training import topologies
+
 LOST = (tf.errors.OpError, RuntimeError)  # What a step raises if its peers are gone.
 DISK = [
     os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -28,6 +30,7 @@ class Devices(NamedTuple):
         process: index of this process. The first one writes the files.
         processes: number of processes that run the same steps.
         even: whether every batch must divide into equal parts.
+        chips: devices that the step is compiled for, if they are not there to run it.
     """
 
     strategy: object = None
@@ -35,6 +38,7 @@ class Devices(NamedTuple):
     process: int = 0
     processes: int = 1
     even: bool = False
+    chips: tuple = ()
 
     @property
     def first(self):
@@ -95,6 +99,8 @@ def opened(f):
             tf.config.list_physical_devices("CPU")[0], logical
         )
     tf.get_logger().setLevel("WARNING")  # MirroredStrategy would log every variable.
+    if f.compile_only:
+        return absent(f.topology)
     return {
         "default": lambda: Devices(),
         "mirrored": lambda: mirrored(f.devices),
@@ -157,6 +163,13 @@ def data_parallel(devices):
     keras.distribution.set_distribution(DataParallel())
     here = jax.process_index(), jax.process_count()
     return Devices(None, jax.device_count(), *here, even=here[1] > 1)
+
+
+def absent(topology):
+    """The chips of a topology; no process runs on them."""
+    chips = tuple(topologies.chips(topology))
+    hosts = {chip.process_index for chip in chips}
+    return Devices(replicas=len(chips), even=len(hosts) > 1, chips=chips)
 
 
 class DataParallel(keras.distribution.DataParallel):

@@ -117,6 +117,8 @@ number(
     "devices", 1, "Devices to split a CPU into, for mirrored or data_parallel.", 1, upper_bound=1024
 )
 text("tpu", None, "Name of the TPU for --strategy=tpu, or 'local' on a TPU VM.")
+switch("compile_only", False, "Only compile the step for --topology, and say whether it fits.")
+text("topology", None, "TPU chips that need not be there, as in v5e:4x4: their kind and sides.")
 
 switch("recalibrate", False, "Re-estimate moving statistics on the training images at the end.")
 text("workdir", None, "Folder of the run (default: runs/<dataset>-<model>-<method>).")
@@ -166,6 +168,8 @@ CHANGEABLE += (
     "keep_checkpoints",
     "terminate_on_nan",
     "tpu",
+    "compile_only",
+    "topology",
 )
 
 
@@ -224,7 +228,7 @@ def spelled(message):
 
 def kept():
     """The flags that make a run, one per line."""
-    dropped = ("workdir", "resume", "resume_or_begin", "overwrite")
+    dropped = ("workdir", "resume", "resume_or_begin", "overwrite", "compile_only", "topology")
     given = [f for f in OURS if f.value is not None and f.name not in dropped]
     return "".join(f"{flag.serialize()}\n" for flag in given)
 
@@ -296,6 +300,14 @@ def check(f):
     refuse(
         f.strategy == "tpu" and not f.drop_remainder,
         "--strategy=tpu needs --drop_remainder: shapes on a TPU are static",
+    )
+    absent, parallel = f.topology is not None, f.strategy == "data_parallel"
+    refuse(f.compile_only != absent, "--compile_only and --topology need each other")
+    refuse(absent and not parallel, "--compile_only needs --strategy=data_parallel")
+    refuse(absent and f.devices > 1, "--topology and --devices exclude each other")
+    refuse(
+        absent and (f.run_eagerly or f.jit == "off"),
+        "--compile_only needs a compiled step: leave out --jit=off and --run_eagerly",
     )
     for strategy in ("mirrored", "multi_worker"):
         wrong = f.strategy == strategy and f.jit == "on"

@@ -11,7 +11,7 @@ import keras
 
 import keras_smoothout as ks
 import models
-from keras_smoothout.datasets import MEMORY_BYTES
+from keras_smoothout import datasets
 from training import batches, images, methods, records, signals, workdirs
 
 EVALUATION_BATCH = 500
@@ -24,8 +24,36 @@ def load(options):
     return images.load(*(getattr(options, name) for name in DATA_OPTIONS))
 
 
+def described(options):
+    """The data set that the options name, of which no image is read.
+
+    Where it is not prepared, it is taken to have one batch to train on, and none to test on.
+    """
+    if options.dataset == "digits":
+        return load(options)
+    place = options.data_dir, False, options.image_size
+    try:
+        train, test = (
+            datasets.open_tfds(options.dataset, split, *place)
+            for split in (options.train_split, options.test_split)
+        )
+        if options.train_examples:
+            train = datasets.subset(train, options.train_examples)
+    except FileNotFoundError:
+        _, *kind = datasets.described(options.dataset, options.data_dir, options.image_size)
+        train = datasets.Part(options.dataset, options.train_examples or options.batch_size, *kind)
+        test = train._replace(examples=0)
+    splits = (images.Split(part.examples, None) for part in (train, test))
+    return images.Source(*splits, train.shape, train.classes, None, None)
+
+
 def evaluated(source, split, devices):
     """The images of a split, in batches that the devices can take."""
+    return batches.testing(source, split, evaluation_size(split, devices))
+
+
+def evaluation_size(split, devices):
+    """The number of images of a split that the devices take at once."""
     sizes = [EVALUATION_BATCH]
     if devices.even:
         steps = range(devices.replicas, max(sizes) + 1, devices.replicas)
@@ -35,7 +63,7 @@ def evaluated(source, split, devices):
             f"{split.examples} images cannot be evaluated in equal batches on {devices.replicas} "
             "devices: choose others by --train_examples, or --test_split=test[:N]."
         )
-    return batches.testing(source, split, max(sizes))
+    return max(sizes)
 
 
 def network(options, source):
@@ -95,7 +123,7 @@ def check_noise_scale(options, devices, source):
             f"{devices.processes} processes"
         )
     size = 4 * source.train.examples * math.prod(source.image_shape)
-    if options.largest_batch_size and size > MEMORY_BYTES:
+    if options.largest_batch_size and size > datasets.MEMORY_BYTES:
         raise ValueError(
             "--largest_batch_size needs all training images in memory: pass --train_examples or "
             f"--image_size. Received: {source.train.examples} images of {source.image_shape}"

@@ -39,5 +39,6 @@ read = _backend.read
 replica = _backend.replica
 scan = _backend.scan
 snapshot = _backend.snapshot
+spread = _backend.spread
 unscale_loss = _backend.unscale_loss
 value_and_grad = _backend.value_and_grad

@@ -13,10 +13,8 @@ from jax.extend import core
 def ordered(function):
     """Return `function` of nested tensors with all of its convolutions in the fast order of axes.
 
-    Transpositions change no number. Other devices are left alone.
+    Transpositions change no number.
     """
-    if jax.default_backend() != "cpu":
-        return function
 
     def call(*args):
         traced, outputs = jax.make_jaxpr(function, return_shape=True)(*args)

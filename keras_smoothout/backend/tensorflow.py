@@ -135,6 +135,11 @@ def fused(function):
     return call
 
 
+def spread(chunks):
+    """Return `chunks`: each replica has its own."""
+    return chunks
+
+
 def scan(body, carry, xs):
     """Return the last `carry = body(carry, x)`, for every `x` along the first axis of `xs`."""
     length = tf.shape(keras.tree.flatten(xs)[0])[0]

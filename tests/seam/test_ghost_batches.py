@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from support.nets import LOSS, on_batch, sgd
+from support.nets import LOSS, dense_net, on_batch, sgd
 from support.problems import (
     PRECISE,
     TENSORFLOW,
@@ -20,6 +20,7 @@ from support.problems import (
 )
 
 import keras_smoothout as ks
+from keras_smoothout import keras_internals
 
 
 class GivenNoise(ks.Method):
@@ -287,3 +288,19 @@ def test_each_chunk_has_a_draw_of_its_own():
     assert abs(noise[0] - noise[1]).max() > 0.01
     after = trajectory(model, optimizer, [np.zeros((2, 1))], 1, ghost_batch_size=1)
     assert_close(after[0], w - 0.1 * h * (w + (noise[0] + noise[1]) / 2), 1e-6)
+
+
+@pytest.mark.jax
+def test_all_devices_share_each_ghost_batch():
+    """Otherwise each of them computes all ghost batches."""
+    from training import topologies
+
+    shapes, flops = ((128, 8, 8, 1), (128, 10)), []
+    for size in (None, 32):
+        model = ks.wrap(dense_net(64))
+        model.compile(sgd(), keras.losses.CategoricalCrossentropy(True), ghost_batch_size=size)
+        model.optimizer.build(model.trainable_variables)
+        keras_internals.build_by(model, [np.zeros((2, *s[1:]), "float32") for s in shapes])
+        step = topologies.compiled(model, shapes, keras.distribution.DataParallel())
+        flops.append(step.cost_analysis()["flops"])
+    assert flops[1] < 2 * flops[0]
