@@ -242,8 +242,10 @@ class KnownBatch:
             local = self.distribute_strategy.experimental_local_results
             data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
             iterator = None
-        elif self._builds_first and iterator is not None and not under_strategy(self):
-            build_by(self, shapes_of(iterator))
+        elif self._builds_first and not under_strategy(self):
+            batch = data_batch if iterator is None else shapes_of(iterator)
+            if all(v is None or hasattr(v, "dtype") for v in keras.tree.flatten(batch)):
+                build_by(self, batch)
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
 

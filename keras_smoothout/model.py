@@ -1,5 +1,6 @@
 """The train step that lets an optimizer ask for gradients: `TrainStep`, `Model`, `wrap`."""
 
+import contextlib
 import functools
 
 import keras
@@ -82,11 +83,10 @@ class TrainStep(train_step.Repairs, Saving):
                 in a NaN loss, at which `keras.callbacks.TerminateOnNaN` stops.)
         """
         examine("fit", self, x, y, batch_size, *args, **kwargs)
-        self._builds_first = self._asks
         try:
-            return super().fit(x, y, batch_size, *args, **kwargs)
+            with self._built_first():
+                return super().fit(x, y, batch_size, *args, **kwargs)
         finally:
-            self._builds_first = False
             if self._watcher is not None:
                 self.watch(None)
 
@@ -118,7 +118,8 @@ class TrainStep(train_step.Repairs, Saving):
 
     def train_on_batch(self, *args, **kwargs):
         examine("train_on_batch", self, *args, **kwargs)
-        return super().train_on_batch(*args, **kwargs)
+        with self._built_first():
+            return super().train_on_batch(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         examine("evaluate", self, *args, **kwargs)
@@ -147,6 +148,15 @@ class TrainStep(train_step.Repairs, Saving):
         """Whether gradients are asked for by us: by a method, or ghost batch by ghost batch."""
         asked = self.ghost_batch_size is not None or self._watcher is not None
         return asked or self.optimizer is not None and bool(asking(self.optimizer))
+
+    @contextlib.contextmanager
+    def _built_first(self):
+        """Have all variables made before a step is traced."""
+        self._builds_first = self._asks
+        try:
+            yield
+        finally:
+            self._builds_first = False
 
     def _check_base(self):
         """Raise if a base class has a train step of its own, which ours would skip."""

@@ -813,3 +813,30 @@ def test_weights_for_an_unbuilt_optimizer_are_not_lost_in_silence(tmp_path):
     first.save_weights(tmp_path / "model.weights.h5")
     with pytest.warns(UserWarning, match="Skipping variable loading for optimizer 'lookahead"):
         model().load_weights(tmp_path / "model.weights.h5")
+
+
+@pytest.mark.tensorflow  # On JAX, Keras builds before the first step.
+@pytest.mark.parametrize("given", ["fit", "train_on_batch", "generator"])
+def test_the_first_step_is_traced_once_and_no_batch_is_lost(given):
+    model, traces, seen = ks.wrap(functional(layers.BatchNormalization(), dense())), [], []
+    model.compile(ks.SmoothOut(keras.optimizers.SGD(0.1, 0.9)), SPARSE, metrics=["accuracy"])
+    step = model.train_step
+
+    def traced(data):
+        traces.append(1)
+        return step(data)
+
+    def batches():
+        for i in range(3):
+            seen.append(i)
+            yield features(), labels()
+
+    model.train_step = traced
+    if given == "fit":
+        model.fit(features(), labels(), 8, verbose=0)
+    elif given == "train_on_batch":
+        model.train_on_batch(features(), labels())
+    else:
+        model.fit(batches(), steps_per_epoch=3, shuffle=False, verbose=0)
+        assert seen == [0, 1, 2] and int(model.optimizer.iterations) == 3
+    assert len(traces) == 1
