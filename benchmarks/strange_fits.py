@@ -190,7 +190,10 @@ def check_usable(model):
 def outcome(number):
     """What came of a case, and why: `success`, `refusal` or `fault`."""
     rows = drawn(number)
-    words = [row[0] for row in (AXES[axis][name] for axis, name in rows.items()) if bad(row)]
+    given = {axis: AXES[axis][name] for axis, name in rows.items()}
+    if rows["model"] == "frozen" and rows["method"] in methods.METHODS:
+        del given["method"]  # It has no weights to be for copies of.
+    words = [row[0] for row in given.values() if bad(row)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, error = fit(rows)
