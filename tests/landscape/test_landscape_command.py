@@ -148,9 +148,9 @@ def test_pixels_of_a_stream_are_those_of_training(monkeypatch, memory):
             splits={name: types.SimpleNamespace(num_examples=n) for name, n in sizes.items()}
         ),
         as_dataset=lambda split, **_: tf.data.Dataset.from_tensor_slices(arrays[split]),
+        is_prepared=lambda: True,
     )
-    image, label = types.SimpleNamespace(shape=(2, 2, 3)), types.SimpleNamespace(num_classes=50)
-    monkeypatch.setattr(datasets, "prepared", lambda *_: (builder, image, label))
+    monkeypatch.setattr(datasets, "described", lambda *_: (builder, (2, 2, 3), 50))
     monkeypatch.setattr(datasets, "MEMORY_BYTES", memory)
     source = load("any", train_examples=30)
     x, y = datasets.load("any", split="test", train_examples=30)
