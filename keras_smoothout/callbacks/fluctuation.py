@@ -45,7 +45,7 @@ class FluctuationDissipation(keras.callbacks.Callback):
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
         >>> model.compile(keras.optimizers.SGD(0.1), "mse")
         >>> rng = np.random.default_rng(0)
-        >>> x, y = np.ones((4000, 1)), rng.normal(size=(4000, 1))
+        >>> x, y = np.ones((1500, 1)), rng.normal(size=(1500, 1))
         >>> history = model.fit(
         ...     x, y, 1, 2, verbose=0, callbacks=[ks.FluctuationDissipation()], shuffle=False
         ... ).history
