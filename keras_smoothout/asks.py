@@ -9,6 +9,8 @@ import functools
 
 from keras_smoothout import backend
 from keras_smoothout.around import chain
+from keras_smoothout.moving_statistics import sums_inside
+from keras_smoothout.weights import chosen
 
 _handed = {}  # By replica: they are threads, and loss scaling goes on in others.
 
@@ -83,6 +85,19 @@ def batch_of(evaluate):
     while isinstance(evaluate, functools.partial):
         evaluate = evaluate.args[1]
     return evaluate
+
+
+def now_and_then(evaluate, due, values, others):
+    """`values()`, which evaluates again, in a step that is `due`, else `others()`: tensors.
+
+    Only one is computed, except where a pass of the model sums over replicas: TensorFlow refuses
+    that in a condition.
+    """
+    if due is True:
+        return values()
+    if sums_inside(batch_of(evaluate).model):
+        return chosen(due, values(), others())
+    return backend.cond(due, values, others)
 
 
 @contextlib.contextmanager

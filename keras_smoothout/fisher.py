@@ -55,13 +55,6 @@ def factors(batch, weights, blocks, dtype, key):
     return found
 
 
-def sums_inside(model):
-    """Whether a pass of `model` sums over replicas, which TensorFlow refuses in a condition."""
-    if not keras_internals.under_strategy(model):
-        return False
-    return any(getattr(layer, "synchronized", False) for layer in keras_internals.layers(model))
-
-
 @contextlib.contextmanager
 def probed(blocks, zeros):
     """Have what this replica calls inside give the sums of each layer as gradients of `zeros`.

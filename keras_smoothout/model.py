@@ -13,6 +13,7 @@ from keras_smoothout.checks import check_count, check_ghosts, check_mean
 from keras_smoothout.evaluation import length
 from keras_smoothout.keras_internals import Functional
 from keras_smoothout.labels import examine
+from keras_smoothout.moving_statistics import check_alone
 from keras_smoothout.saving import Saving
 
 
@@ -63,6 +64,7 @@ class TrainStep(train_step.Repairs, Saving):
         if ghost_batch_size is not None:
             check_count("ghost_batch_size", ghost_batch_size)
             check_mean(self.loss)
+            check_alone(self, ghost_batch_size)
         self.ghost_batch_size = ghost_batch_size
 
     def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):

@@ -231,3 +231,20 @@ def recent_statistics(norms):
         finally:
             for layer in norms:
                 del layer.call
+
+
+def sums_inside(model):
+    """Whether a pass of `model` sums over replicas, which TensorFlow refuses in a condition."""
+    if not keras_internals.under_strategy(model):
+        return False
+    return any(getattr(layer, "synchronized", False) for layer in keras_internals.layers(model))
+
+
+def check_alone(model, ghost_batch_size):
+    """Raise unless a pass of `model` can be one of several over ghost batches."""
+    if sums_inside(model):
+        raise ValueError(
+            "`ghost_batch_size` normalizes each ghost batch by itself, and a synchronized "
+            "BatchNormalization all replicas together: build it without `synchronized`, or "
+            f"compile without ghost batches. Received: ghost_batch_size={ghost_batch_size}"
+        )

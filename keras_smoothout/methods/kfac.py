@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from keras_smoothout import backend
-from keras_smoothout.asks import batch_of
+from keras_smoothout.asks import batch_of, now_and_then
 from keras_smoothout.checks import (
     check_count,
     check_integer,
@@ -21,7 +21,7 @@ from keras_smoothout.checks import (
     check_strength,
     check_switch,
 )
-from keras_smoothout.fisher import factors, likelihood, sums_inside
+from keras_smoothout.fisher import factors, likelihood
 from keras_smoothout.kronecker import blocks_of
 from keras_smoothout.kronecker_inverse import inverses, solve, within
 from keras_smoothout.method import Method, included
@@ -179,10 +179,7 @@ class KFAC(Method):
             key = (self.seed, *step) if self.sampled else None
             return factors(batch_of(evaluate), weights, self.blocks, self.wide, key)
 
-        if due is True or sums_inside(self.known_model()):
-            handed = measured()
-        else:
-            handed = backend.cond(due, measured, lambda: self.extras(weights))
+        handed = now_and_then(evaluate, due, measured, lambda: self.extras(weights))
         return found._replace(extras={**found.extras, self: handed})
 
     def update(self, apply, grads, variables):

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_smoothout import backend
+from keras_smoothout.asks import now_and_then
 from keras_smoothout.checks import check_count, check_number, check_strength
 from keras_smoothout.method import Method, strength_at
 from keras_smoothout.weights import across, add, copies_of, norm, of_length, scale
@@ -93,7 +94,8 @@ class LookSAM(Method):
 
         if self.interval == 1:
             return clean.of(sharp())
-        found = clean.of(backend.cond(self.ascends(), sharp, lambda: clean.means))
+        means = now_and_then(evaluate, self.ascends(), sharp, lambda: clean.means)
+        found = clean.of(means)
         return found._replace(extras={**found.extras, self: clean.grads})
 
     def update(self, apply, grads, variables):

@@ -8,6 +8,7 @@ gradient to the weights as they were before that step.
 import keras
 
 from keras_smoothout import backend
+from keras_smoothout.asks import now_and_then
 from keras_smoothout.checks import PERTURBATIONS, check_choice, check_count, check_strength
 from keras_smoothout.method import Method, strength_at
 from keras_smoothout.weights import add, copies_of, of_length
@@ -73,10 +74,8 @@ class SAM(Method):
         def sharp():
             return evaluate(add(weights, 1.0, self.ascent(weights, uphill, step))).means
 
-        if self.interval == 1:
-            return clean.of(sharp())
-        on = step.iteration % self.interval == 0
-        return clean.of(backend.cond(on, sharp, lambda: clean.means))
+        due = self.interval == 1 or step.iteration % self.interval == 0
+        return clean.of(now_and_then(evaluate, due, sharp, lambda: clean.means))
 
     def ascent(self, weights, grads, step):
         """The step `e` from `weights` to the worst point of the ball, to first order."""

@@ -1,5 +1,7 @@
 """The ghost layer against BatchNormalization chunk by chunk, and models converted to it."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -271,3 +273,42 @@ def test_a_frozen_backbone_is_converted_and_stays_frozen():
         copy(x, training=True)
         after = [numbers(layer.moving_mean) for layer in norms]
         assert all(np.array_equal(a, b) == frozen for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda: ks.SAM("sgd", 0.1, interval=2, perturbation="shared"),
+        lambda: ks.LookSAM("sgd", interval=2),
+    ],
+)
+def test_synchronized_where_only_some_steps_evaluate_again(method):
+    # TensorFlow refuses to sum over replicas in a condition.
+    def run(devices, synchronized):
+        with devices:
+            keras.utils.set_random_seed(0)
+            norm = layers.BatchNormalization(synchronized=synchronized)
+            model = ks.wrap(
+                keras.Sequential([keras.Input((3,)), layers.Dense(4), norm, layers.Dense(1)])
+            )
+            model.compile(method(), "mse")
+        x = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+        model.fit(x, x[:, :1], 8, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    found = run(two_replicas().scope(), True)
+    if isinstance(method(), ks.LookSAM):  # Each replica goes uphill by itself.
+        assert all(np.all(np.isfinite(w)) for w in found)
+    else:
+        for a, b in zip(found, run(contextlib.nullcontext(), False), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_ghost_batches_are_not_for_synchronized_normalization():
+    with two_replicas().scope():
+        norm = layers.BatchNormalization(synchronized=True)
+        model = ks.wrap(keras.Sequential([keras.Input((3,)), norm, layers.Dense(1)]))
+        with pytest.raises(ValueError, match="`ghost_batch_size` normalizes.*ghost_batch_size=2"):
+            model.compile("sgd", "mse", ghost_batch_size=2)
