@@ -37,7 +37,7 @@ class Page:
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"].get("value")
 
-    def until(self, expression, seconds=60):
+    def until(self, expression, seconds=300):
         end = time.monotonic() + seconds
         while not self.value(expression):
             assert time.monotonic() < end, expression
