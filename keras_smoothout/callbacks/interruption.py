@@ -64,12 +64,14 @@ class Interruption(keras.callbacks.Callback):
         self._listens = noted is None
         self._noted = [] if noted is None else noted
         self._handlers = {}  # Those that were there.
+        self._trained = None  # The model; `self.model` assigns to its variables, on JAX.
 
     def on_train_begin(self, logs=None):
         if not self._listens or threading.current_thread() is not threading.main_thread():
             return
         self._put_back()  # After a `fit` that an error has ended.
         self._noted.clear()
+        self._trained = self.model
         for number in SIGNALS:
             handler = signal.getsignal(number)
             if handler not in (signal.SIG_IGN, None):
@@ -77,7 +79,7 @@ class Interruption(keras.callbacks.Callback):
                 signal.signal(number, self._note)
 
     def _note(self, number, frame):
-        if not self._noted and running_fit(self.model, frame) is not None:
+        if not self._noted and running_fit(self._trained, frame) is not None:
             self._noted.append(number)
             return
         self._put_back()  # The second one, or `fit` has ended by an error.
