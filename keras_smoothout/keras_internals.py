@@ -91,8 +91,7 @@ def set_built(optimizer, variables, inside):
     keys = map(optimizer._var_key, variables)
     optimizer._trainable_variables_indices = {key: i for i, key in enumerate(keys)}
     optimizer.built = True
-    averages = getattr(inside, "_model_variables_moving_average", None)
-    if averages is not None:
+    if (averages := getattr(inside, "_model_variables_moving_average", None)) is not None:
         optimizer._model_variables_moving_average = averages
 
 
@@ -120,8 +119,7 @@ def nodes(model):
     Why: permutations and scales of units follow from which layer feeds which.
     Seen: 3.15.1. Until: Keras walks the graph of a model under a public name.
     """
-    by_depth = model._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [node for _, at in sorted(model._nodes_by_depth.items(), reverse=True) for node in at]
 
 
 def loss_tracker(model):
@@ -134,20 +132,20 @@ def loss_tracker(model):
 
 
 def build_by(model, batch):
-    """Build `model`, its compiled loss, its metrics and its optimizer for `batch`.
+    """Build `model`, its compiled loss, its metrics and its optimizer for `batch`, or its types.
 
     Why: a first `train_on_batch` or traced step would create variables inside a loop.
     Seen: 3.15.1. Until: `compile` or `build` does it.
     """
-    model._symbolic_build(data_batch=batch)
+    batch = keras.tree.map_structure(lambda v: v if hasattr(v, "dtype") else None, batch)
+    model._symbolic_build(data_batch=batch)  # An optional input that is not there has no type.
 
 
 @contextlib.contextmanager
 def unreduced(optimizer):
     """Have `optimizer` apply gradients that are no replica's share, on TensorFlow.
 
-    Why: it would still sum them over the one replica, and TensorFlow keeps the graph of every step
-    whose tensors were ever reduced in memory, for the gradient of the reduction.
+    Why: it would sum them over the one replica, and TensorFlow keeps the graph of every sum.
     Seen: 3.15.1 on TensorFlow 2.21. Until: either lets go of the graph.
     """
     vars(optimizer)["_all_reduce_sum_gradients"] = list
@@ -155,18 +153,6 @@ def unreduced(optimizer):
         yield
     finally:
         del vars(optimizer)["_all_reduce_sum_gradients"]
-
-
-def shapes_of(iterator):
-    """What tells the shapes and types of a batch of an `iterator` over epochs, on TensorFlow.
-
-    Why: a batch of a generator that is read is lost.
-    Seen: 3.15.1. Until: the data adapter says so under a public name.
-    """
-    return keras.tree.map_structure(  # An optional input that is not there has no type.
-        lambda spec: spec if hasattr(spec, "dtype") else None,
-        iterator._distributed_dataset.element_spec,
-    )
 
 
 def under_strategy(model):
@@ -209,8 +195,7 @@ def many_workers(model):
 def writes_hdf5():
     """Whether a whole model is being written in Keras' older format, or read from it.
 
-    Why: the format leaves out what `get_compile_config` says, and `keras.saving.save_model` does
-    not come to `Model.save`.
+    Why: it leaves out what `get_compile_config` says, and `save_model` does not call `Model.save`.
     Seen: 3.15.1. Until: Keras drops the format.
     """
     return bool(global_state.get_global_attribute("use_legacy_config"))
@@ -221,31 +206,19 @@ def writes_hdf5():
 default_config = python_utils.default
 
 
-class KnownBatch:
-    """Mixin: `fit` learns the shapes of a batch from this worker's part, or from what data say.
+class LocalBatch:
+    """Mixin: `fit` learns the shapes of a batch from this worker's part of it.
 
     Why: with `MultiWorkerMirroredStrategy` Keras averages a batch over workers to learn its shapes,
-    which fails (keras-team/keras#20585). Without a strategy it builds while the first step is
-    traced; TensorFlow throws that trace away and traces again.
-    Seen: 3.15.1. Until: that issue is closed, and `fit` builds before it traces.
+    which fails (keras-team/keras#20585).
+    Seen: 3.15.1. Until: that issue is closed.
     """
 
-    _builds_first = False  # Whether to build before a step is traced.
-
-    @property
-    def _many_workers(self):
-        return many_workers(self)
-
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if self._many_workers and iterator is not None:
-            _, _, batches = next(iter(iterator))
+        if many_workers(self) and iterator is not None:
+            batch, iterator = next(next(iter(iterator))[2]), None
             local = self.distribute_strategy.experimental_local_results
-            data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
-            iterator = None
-        elif self._builds_first and not under_strategy(self):
-            batch = data_batch if iterator is None else shapes_of(iterator)
-            if all(v is None or hasattr(v, "dtype") for v in keras.tree.flatten(batch)):
-                build_by(self, batch)
+            data_batch = keras.tree.map_structure(lambda v: local(v)[0], batch)
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
 

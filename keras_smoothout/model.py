@@ -1,6 +1,5 @@
 """The train step that lets an optimizer ask for gradients: `TrainStep`, `Model`, `wrap`."""
 
-import contextlib
 import functools
 
 import keras
@@ -86,8 +85,7 @@ class TrainStep(train_step.Repairs, Saving):
         """
         examine("fit", self, x, y, batch_size, *args, **kwargs)
         try:
-            with self._built_first():
-                return super().fit(x, y, batch_size, *args, **kwargs)
+            return super().fit(x, y, batch_size, *args, **kwargs)
         finally:
             if self._watcher is not None:
                 self.watch(None)
@@ -101,6 +99,12 @@ class TrainStep(train_step.Repairs, Saving):
         """
         vars(self)["_watcher"] = watcher  # Not tracked: its variables are none of the model.
         self.train_function = self.test_function = None
+
+    def make_train_function(self, force=False):
+        had = self.train_function
+        super().make_train_function(force)
+        if self._asks and self.train_function is not had:
+            self.train_function = train_step.built_first(self, self.train_function)
 
     def train_step(self, *given):
         self._reached = True
@@ -120,8 +124,7 @@ class TrainStep(train_step.Repairs, Saving):
 
     def train_on_batch(self, *args, **kwargs):
         examine("train_on_batch", self, *args, **kwargs)
-        with self._built_first():
-            return super().train_on_batch(*args, **kwargs)
+        return super().train_on_batch(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         examine("evaluate", self, *args, **kwargs)
@@ -150,15 +153,6 @@ class TrainStep(train_step.Repairs, Saving):
         """Whether gradients are asked for by us: by a method, or ghost batch by ghost batch."""
         asked = self.ghost_batch_size is not None or self._watcher is not None
         return asked or self.optimizer is not None and bool(asking(self.optimizer))
-
-    @contextlib.contextmanager
-    def _built_first(self):
-        """Have all variables made before a step is traced."""
-        self._builds_first = self._asks
-        try:
-            yield
-        finally:
-            self._builds_first = False
 
     def _check_base(self):
         """Raise if a base class has a train step of its own, which ours would skip."""

@@ -94,8 +94,7 @@ class LookSAM(Method):
 
         if self.interval == 1:
             return clean.of(sharp())
-        means = now_and_then(evaluate, self.ascends(), sharp, lambda: clean.means)
-        found = clean.of(means)
+        found = clean.of(now_and_then(evaluate, self.ascends(), sharp, lambda: clean.means))
         return found._replace(extras={**found.extras, self: clean.grads})
 
     def update(self, apply, grads, variables):

@@ -15,6 +15,7 @@ __all__ = [
     "Repairs",
     "at_evaluation_weights",
     "build",
+    "built_first",
     "predict",
     "plain",
     "test",
@@ -24,6 +25,7 @@ __all__ = [
 
 at_evaluation_weights = _step.at_evaluation_weights
 build = _step.build
+built_first = _step.built_first
 plain = _step.plain
 predict = _step.predict
 test = _step.test

@@ -40,7 +40,7 @@ class Repaired:
             return super().predict_on_batch(*args, **kwargs)
 
 
-class TensorFlowRepairs(Repaired, keras_internals.KnownBatch):
+class TensorFlowRepairs(Repaired, keras_internals.LocalBatch):
     """Let `fit` learn the shapes of a batch and read metrics with `MultiWorkerMirroredStrategy`.
 
     Keras averages a batch over workers, and scalar metrics along their first axis, which fails
@@ -61,7 +61,7 @@ class TensorFlowRepairs(Repaired, keras_internals.KnownBatch):
 
         result = super().get_metrics_result()
         inside = tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
-        if self._many_workers and inside:
+        if keras_internals.many_workers(self) and inside:
             return keras.tree.map_structure(lambda v: tf.reshape(v, (1,)), result)
         return result
 

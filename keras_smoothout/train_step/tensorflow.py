@@ -20,6 +20,27 @@ def build(model, data):
             keras_internals.build_by(model, data)
 
 
+def built_first(model, function):
+    """The train `function`, before whose first trace all variables are made.
+
+    TensorFlow would throw away a trace that makes some, and trace the step again.
+    """
+    begun = False
+
+    def call(batches):
+        nonlocal begun
+        if not begun:
+            if hasattr(batches, "element_spec"):
+                build(model, batches.element_spec)
+            else:  # Those of `train_on_batch`.
+                batches = list(batches)
+                build(model, batches[0])
+            begun = True
+        return function(batches)
+
+    return call
+
+
 def train(model, data):
     """Update `model` by one batch, and return its logs.
 
