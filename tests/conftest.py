@@ -22,8 +22,7 @@ else:
 
 
 # Fixtures of modules that are expensive to make: their tests stay in one worker.
-SHARED = ("method", "wrapper", "callbacks_run", "folder", "objective", "dist", "trained")
-SHARED += ("workers",)
+SHARED = ("method", "wrapper", "callbacks_run", "folder", "objective", "dist", "trained", "workers")
 
 
 # Files about what no backend changes, or little: on JAX only a release runs them.
