@@ -7,6 +7,8 @@ are then taken in each copy: `copies` is their number, and a factor may hold a n
 import keras
 from keras import ops
 
+from keras_smoothout import backend
+
 EPSILON = 1e-12  # Keeps a direction of norm 0 where it is.
 
 
@@ -72,10 +74,18 @@ def dot(a, b, copies=None):
     """Inner product over all weights together, or in each of the copies; in float32 or wider."""
     dtypes = [keras.backend.standardize_dtype(x.dtype) for x in a]
     wide = "float64" if "float64" in dtypes else "float32"
-    products = [ops.cast(x, wide) * ops.cast(y, wide) for x, y in zip(a, b, strict=True)]
-    inner = [tuple(range(1, len(p.shape))) if copies else None for p in products]
-    terms = [ops.sum(p, axis) if axis != () else p for p, axis in zip(products, inner, strict=True)]
+    cast = [ops.cast(x, wide) for x in a]
+    pairs = zip(cast, cast if b is a else [ops.cast(y, wide) for y in b], strict=True)
+    terms = [inner_product(x, y, copies) for x, y in pairs]
     return sum(terms[1:], terms[0])
+
+
+def inner_product(x, y, copies):
+    """Inner product of one weight with another, or in each of the copies."""
+    if not copies:
+        return backend.square_sum(x) if x is y else ops.sum(x * y)
+    axes = tuple(range(1, len(x.shape)))
+    return ops.sum(x * y, axes) if axes else x * y
 
 
 def norm(weights, copies=None):

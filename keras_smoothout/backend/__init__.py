@@ -40,5 +40,6 @@ replica = _backend.replica
 scan = _backend.scan
 snapshot = _backend.snapshot
 spread = _backend.spread
+square_sum = _backend.square_sum
 unscale_loss = _backend.unscale_loss
 value_and_grad = _backend.value_and_grad

@@ -39,6 +39,11 @@ def dense(gradient):
     return gradient
 
 
+def square_sum(tensor):
+    """The sum of the squares of all elements."""
+    return jax.numpy.sum(tensor * tensor)
+
+
 def check_least(number, least, message):
     """Do nothing: all sizes are known when a step is compiled."""
 

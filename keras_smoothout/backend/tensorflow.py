@@ -53,6 +53,11 @@ def dense(gradient):
     return tf.convert_to_tensor(gradient)
 
 
+def square_sum(tensor):
+    """The sum of the squares of all elements, in one pass and without a copy of the tensor."""
+    return 2 * tf.nn.l2_loss(tensor)
+
+
 def check_least(number, least, message):
     """Have the step raise `message` if the tensor `number` is less than `least`."""
     tf.debugging.assert_greater_equal(number, least, message)

@@ -86,27 +86,27 @@ def test_the_trust_ratio_is_clipped(clip):
     np.testing.assert_allclose(variable.numpy(), [[2, -2], [2, 2]] - step, rtol=1e-5)
 
 
-@pytest.mark.tensorflow  # Each operation of its graph is a pass over the memory of a weight.
+@pytest.mark.tensorflow  # Each tensor as large as a weight is a pass over memory; norms make none.
 @pytest.mark.parametrize(
-    ("ours", "others", "more"),
+    ("ours", "others"),
     [
-        (ks.LAMB(), keras.optimizers.Lamb(), 0),
-        (ks.LARS(), keras.optimizers.SGD(momentum=0.9), 2),  # The squares for two norms.
+        (ks.LAMB(), keras.optimizers.Lamb()),
+        (ks.LARS(), keras.optimizers.SGD(momentum=0.9)),
     ],
 )
-def test_a_step_has_no_more_passes_over_the_weights_than_that_of_keras(ours, others, more):
+def test_a_step_writes_no_more_tensors_than_that_of_keras(ours, others):
     import tensorflow as tf
 
-    def passes(optimizer):
+    def written(optimizer):
         variable = keras.Variable(np.ones((3, 5)), name="kernel")
         optimizer.build([variable])
         apply = tf.function(lambda g: optimizer.apply([g], [variable]), autograph=False)
         graph = apply.get_concrete_function(tf.TensorSpec((3, 5))).graph
-        written = [op for op in graph.get_operations() if op.type.startswith("Assign")]
-        return len(written) + sum(
+        assigned = [op for op in graph.get_operations() if op.type.startswith("Assign")]
+        return len(assigned) + sum(
             t.shape == (3, 5) and op.type not in ("Identity", "ReadVariableOp", "Placeholder")
             for op in graph.get_operations()
             for t in op.outputs
         )
 
-    assert passes(ours) <= passes(others) + more
+    assert written(ours) <= written(others)
