@@ -198,8 +198,9 @@ process holds more after 3,000 steps, 200 epochs, and 50 cycles of compile and f
 in MB. Then the most that functions of `keras_smoothout.landscape` hold for a model of 5 million
 weights and a batch of 8, in copies of its weights in float32.
 
-What SmoothOut keeps after cycles on TensorFlow is compiled code: without `jit_compile`, XLA
-compiles its noise anew for each graph, and TensorFlow keeps that until the process ends.
+No object of Python is left of SmoothOut's cycles on TensorFlow, and nothing is compiled again. What
+stays is TensorFlow's own, and where in its runtime we do not know; MSAM, without noise, keeps as
+much.
 
 """
 

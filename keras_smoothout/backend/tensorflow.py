@@ -121,21 +121,18 @@ def _gradient(tape, targets, sources, cotangents):
 def fused(function):
     """Compile `function` with XLA, once for each set of shapes, in graph mode and in eager mode.
 
-    A graph gets a function of its own, which its calls share: one that is traced in another graph
-    would hold what is gone after a reset of TensorFlow's context. The graph keeps it, which it
-    refers to, so that both go together.
+    All graphs share what is compiled, for TensorFlow keeps it until the process ends. Only after a
+    reset of TensorFlow's context, which makes its devices anew, is it compiled again.
     """
-    compile_it = functools.partial(tf.function, function, autograph=False, jit_compile=True)
-    eager, name = compile_it(), f"{function.__module__}.{function.__qualname__}"
+    kept = None, None  # A device, and the function that was made while it was there.
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        if tf.executing_eagerly():
-            return eager(*args, **kwargs)
-        graph = tf.compat.v1.get_default_graph()
-        if not hasattr(graph, name):
-            setattr(graph, name, compile_it())
-        return getattr(graph, name)(*args, **kwargs)
+        nonlocal kept
+        device = tf.config.list_logical_devices()[0]
+        if kept[0] is not device:
+            kept = device, tf.function(function, autograph=False, jit_compile=True)
+        return kept[1](*args, **kwargs)
 
     return call
 
