@@ -4,11 +4,13 @@ All contenders run in one process on one batch. Each has its own model. They tak
 step, and each step is paired with the plain `keras.Model` step of the same turn. The table shows
 the median of the ratios, which does not move when the machine's speed drifts, and their quartiles.
 The first step, which traces and compiles, has a separate ratio: the median of `--firsts` pairs of
-fresh models. Set KERAS_BACKEND=jax for the other half. The methods are those of the package's
-table. With `--steps`, several steps are timed together, for what a method does once in a while.
+new processes, in CPU time. Set KERAS_BACKEND=jax for the other half. The methods are those of the
+package's table. With `--steps`, several steps are timed together, for what a method does once in a
+while.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 
@@ -99,14 +101,24 @@ def pairs(plain, step, count, seconds=float("inf")):
     return ratios, baseline
 
 
+def first(*of):
+    """Seconds of CPU time of the first step of a model in this process."""
+    keras.backend.clear_session()
+    step, start = contender(*of[:2], *(CONTENDERS | OTHERS)[of[2]]), time.process_time()
+    step()
+    return time.process_time() - start
+
+
 def first_step(*of):
-    """Return a function that builds a new model and returns the seconds of its first step."""
+    """Return a function that gives what `first` says in a new process: nothing is compiled yet."""
+    new = multiprocessing.get_context("forkserver")
+    new.set_forkserver_preload([first.__module__])
 
-    def first():
-        keras.backend.clear_session()
-        return contender(*of)()
+    def seconds():
+        with new.Pool(1) as pool:
+            return pool.apply(first, of)
 
-    return first
+    return seconds
 
 
 def main():
@@ -128,19 +140,19 @@ def main():
     for name in args.models:
         size = args.batch_size or SETTINGS[name][1]
         for method in args.methods:
-            both = [(name, size, *known[label]) for label in (args.over, method)]
-            firsts, first = ["-"], ["-"]
+            both = args.over, method
+            firsts, seconds = ["-"], ["-"]
             if args.firsts:
-                firsts, first = pairs(*(first_step(*of) for of in both), args.firsts)
-                firsts, first = ([f"{statistics.median(n):.2f}"] for n in (firsts, first))
-            plain, step = (contender(*of, args.steps) for of in both)
+                firsts, seconds = pairs(*(first_step(name, size, of) for of in both), args.firsts)
+                firsts, seconds = ([f"{statistics.median(n):.2f}"] for n in (firsts, seconds))
+            plain, step = (contender(name, size, *known[of], args.steps) for of in both)
             for _ in range(3 if args.steps == 1 else 1):
                 plain(), step()
             ratios, baseline = pairs(plain, step, args.pairs, args.seconds)
             low, middle, high = statistics.quantiles(ratios, n=4)
             print(
                 f"| {name} | {size} | {method} | {middle:.3f} | {low:.3f} to {high:.3f} "
-                f"| {1000 * statistics.median(baseline):.1f} | {firsts[0]} | {first[0]} |",
+                f"| {1000 * statistics.median(baseline):.1f} | {firsts[0]} | {seconds[0]} |",
                 flush=True,
             )
 
