@@ -1,9 +1,12 @@
+from importlib.metadata import version
+
 import keras
 
 from benchmarks.closed_forms import AVERAGE_DECAY, BETAS, DECAY, EPSILON, MOMENTUM, RATE
 from benchmarks.sides import train_on_batch
 
-VERSION = f"Keras {keras.__version__}"
+BACKEND = keras.backend.backend()
+VERSION = f"Keras {keras.__version__}, {BACKEND} {version(BACKEND)}"
 AVERAGE = {"use_ema": True, "ema_momentum": AVERAGE_DECAY}
 METHODS = {
     "SGD": lambda: keras.optimizers.SGD(RATE, MOMENTUM),

@@ -1,9 +1,11 @@
+from importlib.metadata import version
+
 import tf_keras
 
 from benchmarks.closed_forms import AVERAGE_DECAY, MOMENTUM, RATE, RHO
 from benchmarks.sides import train_on_batch
 
-VERSION = f"tf_keras {tf_keras.__version__}"
+VERSION = f"tf_keras {tf_keras.__version__}, tensorflow {version('tensorflow')}"
 METHODS = ("SGD", "SAM", "EMA")
 
 

@@ -5,7 +5,7 @@ from benchmarks.closed_forms import AVERAGE_DECAY, DECAY, MOMENTUM, RATE, RHO, S
 from benchmarks.sides import keras3, train_on_batch
 from benchmarks.sides.networks import sync_period
 
-VERSION = f"Keras {keras.__version__}"
+VERSION = keras3.VERSION
 METHODS = {
     "SAM": lambda sgd, name: ks.SAM(sgd, RHO),
     "Lookahead": lambda sgd, name: ks.Lookahead(sgd, sync_period(name), SLOW_STEP_SIZE),
