@@ -4,7 +4,11 @@ import numpy as np
 
 from benchmarks import closed_forms
 
-BATCHES = {"f1": ((28, 28, 1), 256), "resnet20": ((32, 32, 3), 128)}
+BATCHES = {  # name: shape of an image, number of them
+    "f1": ((28, 28, 1), 256),
+    "dense": ((28, 28, 1), 256),  # F1 without BatchNormalization.
+    "resnet20": ((32, 32, 3), 128),
+}
 
 
 def network(name, layers, x):
@@ -13,10 +17,11 @@ def network(name, layers, x):
         x = layers.dense(x, 3, bias=False, l2=closed_forms.PENALTY if name == "L2" else 0.0)
         x = layers.norm(x, affine=False) if name == "BN" else x
         return layers.dense(x, 2, bias=False)
-    if name == "f1":
+    if name in ("f1", "dense"):
         x = layers.flatten(x)
         for _ in range(5):
-            x = layers.relu(layers.norm(layers.dense(x, 512)))
+            x = layers.dense(x, 512)
+            x = layers.relu(layers.norm(x) if name == "f1" else x)
         return layers.dense(x, 10)
     x = layers.relu(layers.norm(layers.conv(x, 16, 3, 1)))
     for filters, strides in 3 * [(16, 1)] + [(32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1)]:
