@@ -19,6 +19,7 @@ import numpy as np
 
 import keras_smoothout as ks
 import models
+from benchmarks.pairs import pairs
 from keras_smoothout.methods import METHODS
 
 SETTINGS = {  # model: input shape, batch size
@@ -87,18 +88,6 @@ def contender(model_name, batch_size, around, options, steps=1):
         return (time.perf_counter() - start) / steps
 
     return step
-
-
-def pairs(plain, step, count, seconds=float("inf")):
-    """Ratios of `step` over `plain`, which take turns to go first, and the times of `plain`."""
-    ratios, baseline, start = [], [], time.perf_counter()
-    while len(ratios) < count and time.perf_counter() - start < seconds:
-        first, second = (plain, step) if len(ratios) % 2 else (step, plain)
-        times = {first: first()}
-        times[second] = second()
-        ratios.append(times[step] / times[plain])
-        baseline.append(times[plain])
-    return ratios, baseline
 
 
 def first(*of):

@@ -31,7 +31,7 @@ landscape_callbacks landscape_command landscape_connectivity landscape_measures
 landscape_similarity landscape_spectrum landscape_surface landscape_symmetry landscape_layers
 landscape_alignment landscape_plots curvature_learning_rate properties reach refusals scaling
 schedules cycles find_radius ensemble averages persistent checkpoint_files roles readme strangers
-benchmarks memory saving noise sample
+benchmarks memory saving noise sample peers
 """.split()
 # Methods that use the seam as others do: on JAX only a release runs these batteries of them.
 TWINS = set("adasmoothout asam gnp gsam awp friendlysam msam dpsgd padam lars".split())
