@@ -48,7 +48,7 @@ ROUNDING = 1e-5  # What float32 may leave.
 READING = """A cell of time is the median of the ratios and its quartiles, in CPU time of one core
 that had other work: differences within the quartiles say nothing.
 
-- **SAM of tf_keras takes less time than ours, and is not SAM** on networks with BatchNormalization
+- **SAM of tf_keras takes a smaller share of a step, and is not SAM** on networks with normalization
   or a penalty: its first pass is in inference mode and without the penalty; see the last table.
 - **LARS, Lookahead and EMA take a smaller share of a step in PyTorch.** Its plain step takes
   longer; the last lines of a table of time have the milliseconds.
