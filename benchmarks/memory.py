@@ -199,8 +199,7 @@ in MB. Then the most that functions of `keras_smoothout.landscape` hold for a mo
 weights and a batch of 8, in copies of its weights in float32.
 
 No object of Python is left of SmoothOut's cycles on TensorFlow, and nothing is compiled again. What
-stays is TensorFlow's own, and where in its runtime we do not know; MSAM, without noise, keeps as
-much.
+stays is in TensorFlow's runtime; what it is for is not known.
 
 """
 
