@@ -87,6 +87,7 @@ ROWS = {
     STOPPED: Row(True, True, "learning_rate", 0.4, stops=GHOSTS),
 }
 FIRST = 4  # Rows that are finished before the others are begun.
+SHORT = (SMALL, LARGE, GHOSTS, "SmoothOut", "SAM")  # Those of the README.
 
 
 class Setting(NamedTuple):
@@ -285,10 +286,12 @@ def found(setting, done):
     return {label: runs_ for label, runs_ in pairs if runs_}
 
 
-def table(setting, done, names=NAMES):
+def table(setting, done, names=NAMES, labels=ROWS):
     """What each row reaches, and its gain over ghost batches, paired by seed."""
     cells, lines = found(setting, done), []
     for label, runs_ in cells.items():
+        if label not in labels:
+            continue
         own = ROWS[label].tunes
         columns = [f"{own} {tuned(setting, label, done)[own]:g}" if own else ""]
         baseline = cells.get(GHOSTS, {}) if label != GHOSTS else {}
@@ -342,7 +345,7 @@ def draw(done):
             measure, _, unit = report.MEASURES[name]
             for place, (label, runs_) in enumerate(cells.items()):
                 values = [measure(run) for run in runs_.values()]
-                color = report.COLORS[ROWS[label].large + (label not in (SMALL, LARGE))]
+                color = report.COLORS[ROWS[label].large + (ROWS[label].large and label != LARGE)]
                 axis.plot(values, [place] * len(values), ".", color=color, alpha=0.4)
                 axis.plot(statistics.mean(values), place, "o", color=color)
             axis.set_yticks(range(len(cells)), cells)
@@ -388,7 +391,7 @@ def write(done):
     draw(done)
     draw_curve(done)
     names = ("test accuracy", "test loss")
-    report.put(report.README, MARKS, table("resnet8", done, names))
+    report.put(report.README, MARKS, table("resnet8", done, names, SHORT))
     report.put(PAGE, MARKS, summary(done))
 
 

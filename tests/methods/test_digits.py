@@ -28,8 +28,8 @@ def digits(noise=0.2):
     return (x[:1200], labels), (x[1200:], y[1200:])
 
 
-def net():
-    keras.utils.set_random_seed(0)
+def net(seed=0):
+    keras.utils.set_random_seed(seed)
     hidden = [keras.layers.Dense(64, "relu", kernel_initializer="he_normal") for _ in range(2)]
     return keras.Sequential([keras.Input((64,)), *hidden, keras.layers.Dense(10)])
 
@@ -70,10 +70,15 @@ def test_entropy_sgd_refuses_wrong_labels(plain):
     assert train < plain[0] - 0.05
 
 
-def test_the_centre_of_coupled_copies_is_better_than_one_model(plain):
+@pytest.mark.parametrize("seed", range(3))
+def test_coupled_copies_refuse_wrong_labels(seed):
+    # One run of the notes gained 2 points of test accuracy. These seeds have 0.3, 1.0 and -0.2
+    # points more than one model: nothing that can be told from chance.
+    one = accuracies(ks.wrap(net(seed)), sgd())
     optimizer = ks.ReplicatedSGD(sgd(), 0.001, scoping=1e4 ** (1 / STEPS) - 1, largest_coupling=2.0)
-    _, test = accuracies(ks.Copies(net(), 3), optimizer)
-    assert test > plain[1] + 0.01
+    train, test = accuracies(ks.Copies(net(seed), 3), optimizer)
+    assert train < one[0] - 0.05
+    assert test > one[1] - 0.01
 
 
 def test_sparse_networks_need_connections_that_move():
