@@ -105,7 +105,7 @@ class FixedEffectiveRate(Method):
         self._on = tuple(i for i, names in enumerate(parts) if names & set(self.weights))
         wide = {v.dtype for v in self.trainable_variables} & {"float64"} or {"float32"}
         shape = (copies_of(variables),) if copies_of(variables) else ()
-        self.radius = self.add_variable(shape, "zeros", *wide, name="radius")
+        self.sphere_radius = self.add_variable(shape, "zeros", *wide, name="radius")
         self.radial = self.add_variable(shape, "zeros", *wide, name="radial")
 
     def update(self, apply, grads, variables):
@@ -127,7 +127,7 @@ class FixedEffectiveRate(Method):
 
     def _begun(self, grads, on):
         """The gradients on the sphere, times its squared radius; the first step finds both."""
-        here, first = [backend.read(v) for v in on], ops.all(backend.read(self.radius) == 0)
+        here, first = [backend.read(v) for v in on], ops.all(backend.read(self.sphere_radius) == 0)
         copies = copies_of(on)
         mine = [
             ops.zeros_like(w) if grads[i] is None else backend.dense(grads[i])
@@ -138,23 +138,23 @@ class FixedEffectiveRate(Method):
             length = norm(here, copies)
             return [dot(mine, here, copies), norm(mine, copies) * length, length]
 
-        zeros = [ops.zeros(self.radius.shape, self.radius.dtype) for _ in range(3)]
+        zeros = [ops.zeros(self.sphere_radius.shape, self.sphere_radius.dtype) for _ in range(3)]
         along, most, length = backend.cond(first, sums, lambda: zeros)
         along, most = backend.all_reduce_sum([along, most])
         radial = ops.abs(along) / ops.where(most > 0, most, 1.0)
         self.radial.assign(ops.where(first, radial, backend.read(self.radial)))
-        self.radius.assign(ops.where(first, length, backend.read(self.radius)))
+        self.sphere_radius.assign(ops.where(first, length, backend.read(self.sphere_radius)))
         if self.per == "filter":
             ratios = self._ratios(here)
             mine = [ops.where(first, g / r, g) for g, r in zip(mine, ratios, strict=True)]
             backend.assign_if(first, on, lambda: self._retracted(on))
-        for i, g in zip(self._on, scale(ops.square(self.radius), mine), strict=True):
+        for i, g in zip(self._on, scale(ops.square(self.sphere_radius), mine), strict=True):
             grads[i] = g
         return grads
 
     def _ratios(self, weights):
         """Factor of each weight or filter that brings it to the sphere."""
-        radius, copies = backend.read(self.radius), copies_of(self.trainable_variables)
+        radius, copies = backend.read(self.sphere_radius), copies_of(self.trainable_variables)
         if self.per == "all":
             length = norm(weights, copies)
             ratio = ops.cast(radius, length.dtype) / ops.where(length > 0, length, 1.0)

@@ -157,6 +157,17 @@ def test_frozen_weights_stay_to_the_bit_under_weight_decay():
     assert np.any(model.get_weights()[0] != before[0])
 
 
+def test_the_sphere_is_not_the_radius_of_the_noise_inside():
+    model, x, y = batch_norm_net()
+    model = ks.wrap(model)
+    optimizer = ks.FixedEffectiveRate(ks.SmoothOut("sgd", radius=0.25), ("first",))
+    model.compile(optimizer, crossentropy())
+    norm = np.linalg.norm(model.get_weights()[0])
+    model.train_on_batch(x, y)
+    assert optimizer.radius == optimizer.inner.radius == 0.25
+    assert float(optimizer.sphere_radius.numpy()) == pytest.approx(norm, rel=1e-6)
+
+
 @pytest.mark.parametrize("per", ["all", "filter"])
 def test_the_radius_is_that_of_the_first_step_and_saved(per, tmp_path):
     model, x, y = batch_norm_net()
@@ -169,7 +180,7 @@ def test_the_radius_is_that_of_the_first_step_and_saved(per, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     # Whatever the loaded norm: the sphere is the first one.
     loaded.trainable_variables[0].assign(loaded.trainable_variables[0] * 1.001)
-    assert float(loaded.optimizer.radius.numpy()) == pytest.approx(radius, rel=1e-6)
+    assert float(loaded.optimizer.sphere_radius.numpy()) == pytest.approx(radius, rel=1e-6)
     loaded.train_on_batch(x, y)
     for one in (model, loaded):
         kernel = one.get_weights()[0]
@@ -216,7 +227,7 @@ def test_two_replicas_hold_equal_weights_and_one_radius():
         first, *rest = two_replicas().experimental_local_results(variable.value)
         for other in rest:
             assert_equal([first.numpy()], [other.numpy()])
-    assert 0 < float(optimizer.radius.numpy())
+    assert 0 < float(optimizer.sphere_radius.numpy())
     assert float(optimizer.radial.numpy()) < 0.01
 
 

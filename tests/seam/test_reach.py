@@ -128,6 +128,24 @@ def test_a_method_hides_an_argument_of_the_same_name_and_inner_reaches_it():
     assert (optimizer.rho, optimizer.inner.rho, inner.rho) == (0.5, 0.5, 0.75)
 
 
+class Remembering(ks.Method):
+    """A method of a user, whose own state has the name of a setting of others."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.radius = self.add_variable((), "ones", name="radius")
+        self.rho = [self.add_variable((), "ones", name="rho")]
+
+
+@pytest.mark.parametrize("inner", [lambda: ks.SmoothOut("sgd", radius=0.25), lambda: ks.SAM("sgd")])
+def test_the_state_of_a_method_is_no_setting_of_the_one_inside(inner):
+    optimizer = Remembering(ks.Lookahead(inner()))
+    settings = optimizer.inner.get_config()
+    optimizer.build([keras.Variable([1.0], name="w")])
+    assert float(optimizer.radius.numpy()) == float(optimizer.rho[0].numpy()) == 1.0
+    assert optimizer.inner.get_config() == settings
+
+
 def test_what_nobody_knows_is_an_attribute_error():
     optimizer = ks.Lookahead(ks.SAM("sgd"))
     with pytest.raises(AttributeError, match="momentun"):

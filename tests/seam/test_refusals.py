@@ -466,6 +466,7 @@ def test_what_is_not_refused_trains(outer):
             model, batch = quadratic({"h": [1.0, 3.0], "w0": [2.0, -1.0]})
         (before,) = model.get_weights()
         optimizer = around(outer, inside(inner))
+        settings = keras.optimizers.serialize(optimizer)
         both = (CLASSES.get(outer, ks.SmoothOut), CLASSES[inner])
         if copied and not all(getattr(cls, "per_copy", False) for cls in both):
             with pytest.raises(
@@ -478,3 +479,4 @@ def test_what_is_not_refused_trains(outer):
             model.train_on_batch(*batch)
         (after,) = model.get_weights()
         assert np.all(np.isfinite(after)) and np.any(after != before), inner
+        assert keras.optimizers.serialize(optimizer) == settings, inner
