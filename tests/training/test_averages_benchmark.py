@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import averages
+from benchmarks import averages, wrong_labels
 
 pytestmark = [pytest.mark.release, pytest.mark.tensorflow]  # Runs once.
 
@@ -28,3 +28,10 @@ def test_an_ensemble_is_better_than_the_mean_of_its_members():
     accuracies, losses = ([row["member"][n] for row in rows] for n in ("accuracy", "loss"))
     assert rows[-1]["ensemble"]["accuracy"] > np.mean(accuracies) + 0.01
     assert rows[-1]["ensemble"]["loss"] < np.mean(losses) - 0.01
+
+
+@pytest.mark.parametrize("name", ["SGD", "Entropy-SGD"])
+def test_wrong_labels_are_learned_by_sgd_alone(name):
+    learned, tested = wrong_labels.course(*wrong_labels.PICTURES["wrong_labels"][name], 0)[-1]
+    assert learned > 70 if name == "SGD" else learned < 10
+    assert tested < 90 if name == "SGD" else tested > 90
