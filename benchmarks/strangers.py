@@ -39,6 +39,9 @@ HEAD = """# Wrong flags and strange trainings
 and trains on. A refusal names the flag or argument. A fault is anything else, also a bad flag or
 argument that is taken in silence.
 
+The one fault is Keras' own: a model with all weights frozen, under loss scaling, with
+`Adam(use_ema=True)` ends in an AttributeError in a plain `keras.Model` as well.
+
 """
 
 GOOD = (
