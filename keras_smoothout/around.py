@@ -145,6 +145,7 @@ class Around(keras.optimizers.Optimizer):
     def __setattr__(self, name, value):
         inside = inside_of(self)
         own = inside is None or hasattr(type(self), name) or name in arguments(type(self))
+        # What is kept in variables is state, and no setting of the optimizer inside.
         own = own or any(isinstance(leaf, keras.Variable) for leaf in keras.tree.flatten(value))
         if own or not any(name in arguments(type(optimizer)) for optimizer in chain(inside)):
             super().__setattr__(name, value)
